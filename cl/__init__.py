@@ -1,0 +1,1 @@
+"""A chatbot that learns from its thumbs. Start reading at app.py."""

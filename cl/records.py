@@ -1,0 +1,326 @@
+"""The values that travel between parts: frozen, typed, without behaviour of their own."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypedDict
+
+BASE = "base"  # the name of the untouched base model wherever a version is named
+
+
+class Message(TypedDict):
+    """One turn of a conversation in the chat format every model library uses."""
+
+    role: str
+    content: str
+
+
+class Status(StrEnum):
+    """How far the answer of an interaction got."""
+
+    STARTED = "started"
+    COMPLETE = "complete"
+    CANCELLED = "cancelled"  # by the person, or because the page was closed
+    INTERRUPTED = "interrupted"  # the program stopped while answering
+    ERROR = "error"
+
+
+class Arm(StrEnum):
+    """Which side of the router answered."""
+
+    DEFAULT = "default"  # no experiment: the version in service
+    CHAMPION = "champion"
+    CHALLENGER = "challenger"
+
+
+class Role(StrEnum):
+    STAFF = "staff"
+    ADMIN = "admin"
+
+
+class State(StrEnum):
+    """The deployment state; derived from the version rows, never stored."""
+
+    NO_CHAMPION = "NO_CHAMPION"
+    CHAMPION = "CHAMPION"
+    TESTING = "TESTING"
+    NEW_CHAMPION = "NEW_CHAMPION"
+
+
+class Stage(StrEnum):
+    """Where a version is in its life."""
+
+    CANDIDATE = "candidate"  # published, not yet in traffic
+    CHALLENGER = "challenger"
+    CHAMPION = "champion"
+    RETIRED = "retired"
+
+
+class RunStatus(StrEnum):
+    """How far a training run got. The first four are open, the rest final."""
+
+    REQUESTED = "requested"
+    GENERATED = "generated"
+    TRAINED = "trained"
+    PUBLISHED = "published"
+    DEPLOYED = "deployed"
+    NOT_ENOUGH_DATA = "not_enough_data"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN_RUN = (RunStatus.REQUESTED, RunStatus.GENERATED, RunStatus.TRAINED, RunStatus.PUBLISHED)
+
+
+class Step(StrEnum):
+    """What one iteration of the loop did."""
+
+    WAITED = "waited"
+    REQUESTED = "requested"
+    GENERATED = "generated"
+    NOT_ENOUGH_DATA = "not_enough_data"
+    TRAINED = "trained"
+    PUBLISHED = "published"
+    REJECTED = "rejected"
+    DEPLOYED = "deployed"
+    KEPT_TESTING = "kept_testing"
+    PROMOTED = "promoted"
+    RETIRED = "retired"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class User:
+    id: int
+    name: str
+    role: Role
+    active: bool = True
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role is Role.ADMIN
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which version answers a conversation, and in which experiment."""
+
+    version: str
+    arm: Arm
+    experiment_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw an answer. Temperature 0 takes the likeliest token each time."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    max_seconds: float = 120.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer as it is written; the last one carries `finish`."""
+
+    text: str
+    finish: "Finish | None" = None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Why an answer ended ("stop", "length", "time") and what it cost."""
+
+    reason: str
+    prompt_tokens: int = 0
+    answer_tokens: int = 0
+    queue_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an answer ended; seconds from the moment the message arrived."""
+
+    status: Status
+    answer: str
+    latency_s: float
+    first_token_s: float | None = None
+    finish: Finish | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Feedback:
+    thumb: int = 0  # +1, -1, or 0 for none
+    reasons: tuple[str, ...] = ()
+    comment: str = ""
+    correction: str = ""
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """One message, its answer, and everything measured about it."""
+
+    id: int
+    user: str
+    conversation_id: int
+    prompt: str
+    answer: str
+    status: Status
+    version: str
+    arm: Arm
+    created_at: datetime
+    experiment_id: int | None = None
+    quality: float | None = None
+    scorer: str | None = None
+    latency_s: float | None = None
+    first_token_s: float | None = None
+    answer_tokens: int | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    feedback: Feedback = field(default_factory=Feedback)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    id: int
+    title: str
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Version:
+    """One published adapter. `parent` is what it had to beat, not what it was trained from."""
+
+    name: str
+    stage: Stage
+    parent: str
+    run_id: int | None
+    created_at: datetime
+    champion_since: datetime | None = None
+    val_loss: float | None = None
+    parent_val_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One trigger's reading. `value` is None while there is too little to read it."""
+
+    name: str
+    value: float | None
+    threshold: float
+    unit: str
+    fires: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class TriggerResult:
+    """Whether to retrain, what fired, and every gauge, also when nothing fired."""
+
+    fired: bool
+    trigger: str | None
+    reason: str
+    gauges: tuple[Gauge, ...] = ()
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """How many examples came out of one step, and why the others did not."""
+
+    name: str
+    kept: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A generated training set: its folder and what went into it."""
+
+    folder: str
+    train: int
+    val: int
+    examples: int  # learned from people; without rephrasings and rehearsal
+    corrections: int
+    users: int
+    funnel: tuple[FunnelStep, ...]
+    sha256: str
+
+    enough: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What the trainer reports. Losses are mean nats per answer token."""
+
+    val_loss: float
+    parent_val_loss: float
+    base_val_loss: float
+    drift: float
+    steps: int
+    epochs: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    name: str
+    value: float | None
+    limit: float | None
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class ArmScore:
+    """One side of an experiment, in numbers."""
+
+    version: str
+    requests: int
+    conversations: int
+    scored: int
+    rated: int
+    positives: int
+    errors: int
+    quality: float | None  # Q, mean of the scored answers
+    thumbs: float | None  # F, share of thumbs up, shrunk to the pooled rate
+    p95_latency_s: float | None
+    latency: float | None  # L, the same as a share of the latency budget, at most 1
+    score: float | None  # S = 0.5 Q + 0.3 F - 0.2 L
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One look at a running experiment and the verdict on it."""
+
+    experiment_id: int
+    decision: str  # promote, retire or continue
+    reason: str  # one word: no_data, collecting, better, worse, max_duration, undecided
+    text: str
+    hours: float
+    champion: ArmScore
+    challenger: ArmScore
+    lift: float | None
+
+
+@dataclass(frozen=True)
+class IterationReport:
+    """What one step of the loop did, and why."""
+
+    step: Step
+    reason: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another step can follow at once."""
+        return self.step in _FOLLOWED
+
+
+_FOLLOWED = (Step.REQUESTED, Step.GENERATED, Step.TRAINED, Step.PUBLISHED)

@@ -1,0 +1,28 @@
+"""Which conversations are kept for validation: the same ones from run to run."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+
+def validation_conversations(
+    conversations: Iterable[int], share: float, seed: int, at_least: int = 2
+) -> set[int]:
+    """The conversations kept for validation, chosen by a hash of their ids.
+
+    A conversation whose hash lies below `share` is in; the hash does not depend on the others, so
+    what was validation once stays validation as the log grows. While there are so few that fewer
+    than `at_least` would be in, the next lowest hashes fill up.
+    """
+    ranked = sorted((_place(c, seed), c) for c in set(conversations))
+    if len(ranked) < 2:
+        return set()
+    wanted = max(
+        sum(place < share for place, _ in ranked), min(at_least, math.floor(len(ranked) / 2))
+    )
+    return {conversation for _, conversation in ranked[:wanted]}
+
+
+def _place(conversation: int, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}:{conversation}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

