@@ -1,0 +1,1 @@
+"""The database room: tables, connection, migrations, and read-only reports."""

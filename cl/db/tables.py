@@ -1,0 +1,224 @@
+"""The tables. Every door writes its own; README tells which. Times are UTC, stored as milliseconds.
+
+At most one champion, one challenger, one running experiment and one open training run: partial
+unique indexes make the database refuse a second one, whoever asks.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from peewee import (
+    SQL,
+    AutoField,
+    BigIntegerField,
+    BooleanField,
+    CharField,
+    FloatField,
+    ForeignKeyField,
+    IntegerField,
+    JSONField,
+    Model,
+    TextField,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class UtcField(BigIntegerField):
+    """An aware UTC time, kept as whole milliseconds since 1970."""
+
+    def db_value(self, value: datetime | None) -> int | None:
+        return None if value is None else (value - _EPOCH) // timedelta(milliseconds=1)
+
+    def python_value(self, value: int | None) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(milliseconds=value)
+
+
+class Table(Model):
+    class Meta:
+        legacy_table_names = False
+
+
+class User(Table):
+    id = AutoField()
+    name = CharField(unique=True, max_length=64)
+    role = CharField(max_length=16)
+    password = CharField(null=True)  # scrypt; empty until the sign-in link was used
+    active = BooleanField(default=True)
+    created_at: Any = UtcField()
+
+
+class Session(Table):
+    """A sign-in, or a one-time link that becomes one. Only the token's hash is kept."""
+
+    id = AutoField()
+    token = CharField(unique=True, max_length=64)
+    user = ForeignKeyField(User, on_delete="CASCADE")
+    is_link = BooleanField(default=False)
+    expires_at: Any = UtcField(index=True)
+
+
+class Conversation(Table):
+    id = AutoField()
+    user = CharField(max_length=64)
+    title = CharField(max_length=80)
+    external_id = CharField(null=True, unique=True, max_length=64)  # where it was imported from
+    created_at: Any = UtcField()
+    updated_at: Any = UtcField()
+
+    class Meta:
+        indexes = ((("user", "updated_at"), False),)
+
+
+class Interaction(Table):
+    id = AutoField()
+    request_id = CharField(unique=True, max_length=64)  # makes a retried write harmless
+    conversation = ForeignKeyField(Conversation, on_delete="CASCADE")
+    user = CharField(max_length=64)
+    prompt = TextField()
+    answer = TextField(default="")
+    status = CharField(max_length=16)
+    version = CharField(max_length=64)
+    arm = CharField(max_length=16)
+    experiment_id = IntegerField(null=True, index=True)
+    quality = FloatField(null=True)
+    scorer = CharField(null=True, max_length=32)
+    error = TextField(null=True)
+    created_at: Any = UtcField(index=True)
+    finished_at: Any = UtcField(null=True)
+    latency_s = FloatField(null=True)
+    first_token_s = FloatField(null=True)
+    queue_s = FloatField(null=True)
+    prompt_tokens = IntegerField(null=True)
+    answer_tokens = IntegerField(null=True)
+    finish_reason = CharField(null=True, max_length=16)
+
+    class Meta:
+        indexes = ((("version", "id"), False),)
+
+
+class Feedback(Table):
+    """What one person said of one answer; at most one row each, changed in place."""
+
+    id = AutoField()
+    interaction = ForeignKeyField(Interaction, unique=True, on_delete="CASCADE")
+    user = CharField(max_length=64)
+    thumb = IntegerField(default=0)
+    reasons: Any = JSONField(default=list)
+    comment = TextField(default="")
+    correction = TextField(default="")
+    created_at: Any = UtcField()
+    updated_at: Any = UtcField()
+
+
+class Version(Table):
+    id = AutoField()
+    name = CharField(unique=True, max_length=64)
+    stage = CharField(max_length=16)
+    parent = CharField(max_length=64)
+    run_id = IntegerField(null=True)
+    sha256 = CharField(max_length=64)  # of its manifest
+    val_loss = FloatField(null=True)
+    parent_val_loss = FloatField(null=True)
+    created_at: Any = UtcField()
+    champion_since: Any = UtcField(null=True)  # last time it entered service
+    retired_at: Any = UtcField(null=True)
+
+
+class Experiment(Table):
+    id = AutoField()
+    champion = CharField(max_length=64)
+    challenger = CharField(max_length=64)
+    share = FloatField()
+    limits: Any = JSONField()  # the configuration, frozen at the start
+    scorer = CharField(max_length=32)
+    started_at: Any = UtcField()
+    ended_at: Any = UtcField(null=True)
+    outcome = CharField(null=True, max_length=16)  # promoted, retired, aborted
+    reason = TextField(default="")
+
+
+class Check(Table):
+    """One look at an experiment, with everything that was seen."""
+
+    id = AutoField()
+    experiment = ForeignKeyField(Experiment, on_delete="CASCADE")
+    at: Any = UtcField()
+    decision = CharField(max_length=16)
+    reason = CharField(max_length=32)
+    lift = FloatField(null=True)
+    numbers: Any = JSONField()
+
+
+class TrainingRun(Table):
+    id = AutoField()
+    trigger = CharField(max_length=32)
+    reason = TextField()
+    status = CharField(max_length=24)
+    requested_by = CharField(max_length=64)
+    last_interaction = IntegerField(default=0)  # the watermark: what this run could see
+    version = CharField(null=True, max_length=64)
+    data: Any = JSONField(null=True)  # the DataSet with its funnel
+    result: Any = JSONField(null=True)  # the TrainingResult and the gate's checks
+    outcome = TextField(default="")
+    owner = CharField(default="", max_length=128)  # the process at work on it
+    heartbeat_at: Any = UtcField(null=True)
+    attempts = IntegerField(default=0)
+    cancel = BooleanField(default=False)
+    started_at: Any = UtcField()
+    trained_at: Any = UtcField(null=True)
+    ended_at: Any = UtcField(null=True)
+
+
+class Iteration(Table):
+    """One step of the loop; equal waits in a row share one line."""
+
+    id = AutoField()
+    at: Any = UtcField()
+    step = CharField(max_length=24)
+    reason = TextField()
+    details: Any = JSONField(default=dict)
+    repeats = IntegerField(default=1)
+
+
+class Audit(Table):
+    """Who did what, when and why; also alerts. Only ever added to."""
+
+    id = AutoField()
+    at: Any = UtcField()
+    actor = CharField(max_length=64)
+    action = CharField(max_length=32)
+    subject = CharField(default="", max_length=128)
+    reason = TextField(default="")
+
+
+class Due(Table):
+    """When a repeated piece of work was last taken up; taking it is one compare-and-set."""
+
+    name = CharField(primary_key=True, max_length=32)
+    last_at: Any = UtcField()
+
+
+def _only_one(table: type[Table], name: str, column: Any, condition: str) -> None:
+    table.add_index(table.index(column, unique=True, where=SQL(condition), name=name))
+
+
+_only_one(Version, "one_champion", Version.stage, "stage = 'champion'")
+_only_one(Version, "one_challenger", Version.stage, "stage = 'challenger'")
+_only_one(Experiment, "one_experiment", Experiment.ended_at.is_null(), "ended_at IS NULL")
+_only_one(TrainingRun, "one_open_run", TrainingRun.ended_at.is_null(), "ended_at IS NULL")
+
+TABLES: tuple[type[Table], ...] = (
+    User,
+    Session,
+    Conversation,
+    Interaction,
+    Feedback,
+    Version,
+    Experiment,
+    Check,
+    TrainingRun,
+    Iteration,
+    Audit,
+    Due,
+)

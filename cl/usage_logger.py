@@ -1,0 +1,330 @@
+"""UsageLogger: every message, its answer, and what people said of it.
+
+A row is written when a message arrives and finished when its answer ends, so that a crash in
+between leaves a row that says so. Writes conversation, interaction and feedback.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from peewee import JOIN, Database, fn
+
+from cl.db.tables import Conversation as ConversationRow
+from cl.db.tables import Feedback as FeedbackRow
+from cl.db.tables import Interaction as Row
+from cl.records import Arm, Conversation, Feedback, Interaction, Message, Outcome, Route, Status
+from cl.rules import quality
+from cl.rules.text import clean, shorten
+
+REASONS = ("Incorrect", "Incomplete", "Not relevant", "Outdated", "Style or tone", "Unsafe")
+MAX_COMMENT, MAX_CORRECTION = 2000, 8000
+IMPORTED = "imported"  # stands for a version that was not ours
+_PAGE = 500
+
+
+class UsageLogger:
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._db = database
+        self._now = clock
+
+    # -- conversations ---------------------------------------------------------------------
+
+    def open_conversation(self, user: str, first_message: str) -> int:
+        """A new conversation, named after its first message. Returns its id."""
+        now = self._now()
+        title = shorten(clean(first_message), 60) or "New chat"
+        row = ConversationRow.create(user=user, title=title, created_at=now, updated_at=now)
+        return int(row.id)
+
+    def conversations(self, user: str, limit: int = 200) -> list[Conversation]:
+        """A person's conversations, the latest first."""
+        rows = ConversationRow.select().where(ConversationRow.user == user)
+        rows = rows.order_by(ConversationRow.updated_at.desc(), ConversationRow.id.desc()).limit(
+            limit
+        )
+        return [Conversation(row.id, row.title, row.updated_at) for row in rows]
+
+    def history(self, user: str, conversation_id: int) -> list[Interaction]:
+        """The interactions of one's own conversation, in order.
+
+        Raises LookupError for an id that is unknown or somebody else's; the two look the same.
+        """
+        own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
+        if not ConversationRow.select().where(own).exists():
+            raise LookupError(f"You have no conversation {conversation_id}.")
+        return [
+            _record(row)
+            for row in _joined().where(Row.conversation == conversation_id).order_by(Row.id)
+        ]
+
+    def context(self, conversation_id: int, before_id: int | None = None) -> list[Message]:
+        """The complete turns of a conversation (before one interaction), as a model is shown them."""
+        rows: Any = Row.select(Row.prompt, Row.answer).where(
+            (Row.conversation == conversation_id) & (Row.status == Status.COMPLETE)
+        )
+        if before_id is not None:
+            rows = rows.where(Row.id < before_id)
+        return [
+            message
+            for prompt, answer in rows.order_by(Row.id).tuples()
+            for message in (
+                Message(role="user", content=prompt),
+                Message(role="assistant", content=answer),
+            )
+        ]
+
+    # -- the life of an interaction --------------------------------------------------------
+
+    def log(
+        self,
+        user: str,
+        conversation_id: int,
+        prompt: str,
+        route: Route,
+        request_id: str | None = None,
+    ) -> int:
+        """Write the row of a message that has just arrived. Returns its id.
+
+        The same `request_id` again gives the same row: a repeated call logs nothing twice.
+        """
+        now = self._now()
+        request_id = request_id or secrets.token_hex(16)
+        with self._db.atomic():
+            known = Row.get_or_none(Row.request_id == request_id)
+            if known:
+                return int(known.id)
+            row = Row.create(
+                request_id=request_id,
+                conversation=conversation_id,
+                user=user,
+                prompt=clean(prompt),
+                status=Status.STARTED,
+                version=route.version,
+                arm=route.arm,
+                experiment_id=route.experiment_id,
+                created_at=now,
+            )
+            ConversationRow.update(updated_at=now).where(
+                ConversationRow.id == conversation_id
+            ).execute()
+        return int(row.id)
+
+    def finish(self, interaction_id: int, outcome: Outcome) -> None:
+        """Complete the row: answer, status, timings, and the quality of a complete answer."""
+        with self._db.atomic():
+            row = Row.get_or_none(Row.id == interaction_id)
+            if row is None:
+                raise LookupError(f"There is no interaction {interaction_id}.")
+            finish = outcome.finish
+            answer = clean(outcome.answer)
+            values: dict[str, Any] = {
+                "answer": answer,
+                "status": outcome.status,
+                "finished_at": self._now(),
+                "latency_s": outcome.latency_s,
+                "first_token_s": outcome.first_token_s,
+                "error": outcome.error,
+            }
+            if finish:
+                values |= {
+                    "queue_s": finish.queue_s,
+                    "prompt_tokens": finish.prompt_tokens,
+                    "answer_tokens": finish.answer_tokens,
+                    "finish_reason": finish.reason,
+                }
+            if outcome.status is Status.COMPLETE:
+                values["quality"] = quality.score(
+                    row.prompt, answer, finish.reason if finish else None
+                ).score
+                values["scorer"] = quality.SCORER
+            # Only once: a late second writer must not change what people have read and rated.
+            is_open = (Row.id == interaction_id) & (Row.status == Status.STARTED)
+            Row.update(values).where(is_open).execute()
+
+    def interrupt_unfinished(self) -> int:
+        """Mark answers that no living process is writing any more. Call once, at start."""
+        ended = {"status": Status.INTERRUPTED, "finished_at": self._now()}
+        return int(Row.update(ended).where(Row.status == Status.STARTED).execute())
+
+    # -- histories from elsewhere ------------------------------------------------------------
+
+    def imported_conversation(self, user: str, external_id: str, first_message: str) -> int:
+        """The conversation an imported history belongs to, made the first time it is named."""
+        known = ConversationRow.get_or_none(ConversationRow.external_id == external_id)
+        if known is None:
+            now = self._now()
+            known = ConversationRow.create(
+                user=user,
+                title=shorten(first_message, 60) or "Imported",
+                external_id=external_id,
+                created_at=now,
+                updated_at=now,
+            )
+        return int(known.id)
+
+    def add_finished(
+        self,
+        user: str,
+        conversation_id: int,
+        prompt: str,
+        answer: str,
+        request_id: str,
+        feedback: Feedback | None = None,
+    ) -> bool:
+        """Store an interaction that took place elsewhere. False when it is there already.
+
+        Raises ValueError for feedback that would be refused from a person, too.
+        """
+        if Row.select().where(Row.request_id == request_id).exists():
+            return False
+        said = feedback or Feedback()
+        values = _checked(said.thumb, said.reasons, said.comment, said.correction)
+        now = self._now()
+        row = Row.create(
+            request_id=request_id,
+            conversation=conversation_id,
+            user=user,
+            prompt=prompt,
+            answer=answer,
+            status=Status.COMPLETE,
+            version=IMPORTED,
+            arm=Arm.DEFAULT,
+            quality=quality.score(prompt, answer).score,
+            scorer=quality.SCORER,
+            created_at=now,
+            finished_at=now,
+        )
+        if said != Feedback():
+            FeedbackRow.create(
+                interaction=row.id, user=user, created_at=now, updated_at=now, **values
+            )
+        return True
+
+    # -- feedback --------------------------------------------------------------------------
+
+    def record_feedback(
+        self,
+        interaction_id: int,
+        user: str,
+        *,
+        thumb: int | None = None,
+        reasons: tuple[str, ...] | None = None,
+        comment: str | None = None,
+        correction: str | None = None,
+    ) -> Feedback:
+        """Store what a person says of an answer they got; what is left None stays as it was.
+
+        Thumb 0 withdraws. Raises LookupError for an id that is unknown or somebody else's, and
+        ValueError for a thumb other than +1, -1, 0, an unknown reason, a text that is too long,
+        or an answer that is still being written.
+        """
+        values = _checked(thumb, reasons, comment, correction)
+        now = self._now()
+        with self._db.atomic():
+            row = Row.get_or_none((Row.id == interaction_id) & (Row.user == user))
+            if row is None:
+                raise LookupError(f"You have no answer {interaction_id} to give feedback on.")
+            if row.status == Status.STARTED:
+                raise ValueError("This answer is still being written.")
+            known = FeedbackRow.get_or_none(FeedbackRow.interaction == interaction_id)
+            if known is None:
+                known = FeedbackRow.create(
+                    interaction=interaction_id, user=user, created_at=now, updated_at=now, **values
+                )
+            else:
+                FeedbackRow.update(updated_at=now, **values).where(
+                    FeedbackRow.id == known.id
+                ).execute()
+                known = FeedbackRow.get_by_id(known.id)
+            return Feedback(known.thumb, tuple(known.reasons), known.comment, known.correction)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def get_records(
+        self,
+        after_id: int = 0,
+        *,
+        up_to_id: int | None = None,
+        version: str | None = None,
+        with_feedback: bool = False,
+    ) -> Iterator[Interaction]:
+        """Interactions in order of their ids, read page by page: any log fits in memory."""
+        while True:
+            query = _joined().where(Row.id > after_id).order_by(Row.id).limit(_PAGE)
+            if up_to_id is not None:
+                query = query.where(Row.id <= up_to_id)
+            if version is not None:
+                query = query.where(Row.version == version)
+            if with_feedback:
+                query = query.where(FeedbackRow.id.is_null(False))
+            page = [_record(row) for row in query]
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after_id = page[-1].id
+
+    def last_id(self) -> int:
+        """The highest interaction id, 0 for an empty log."""
+        return int(Row.select(fn.MAX(Row.id)).scalar() or 0)
+
+
+def _checked(
+    thumb: int | None, reasons: tuple[str, ...] | None, comment: str | None, correction: str | None
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if thumb is not None:
+        if isinstance(thumb, bool) or thumb not in (1, -1, 0):
+            raise ValueError(f"A thumb is +1, -1 or 0 (withdrawn), not {thumb!r}.")
+        values["thumb"] = thumb
+    if reasons is not None:
+        unknown = [reason for reason in reasons if reason not in REASONS]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not one of the reasons: {', '.join(REASONS)}.")
+        values["reasons"] = list(dict.fromkeys(reasons))
+    for name, text, limit in (
+        ("comment", comment, MAX_COMMENT),
+        ("correction", correction, MAX_CORRECTION),
+    ):
+        if text is None:
+            continue
+        values[name] = clean(text).strip()
+        if len(values[name]) > limit:
+            raise ValueError(
+                f"The {name} has {len(values[name])} characters; at most {limit} are kept."
+            )
+    return values
+
+
+def _joined() -> Any:
+    return Row.select(Row, FeedbackRow).join(FeedbackRow, JOIN.LEFT_OUTER, attr="said")
+
+
+def _record(row: Any) -> Interaction:
+    said = getattr(row, "said", None)
+    record = Interaction(
+        id=row.id,
+        user=row.user,
+        conversation_id=row.conversation_id,
+        prompt=row.prompt,
+        answer=row.answer,
+        status=Status(row.status),
+        version=row.version,
+        arm=Arm(row.arm),
+        created_at=row.created_at,
+        experiment_id=row.experiment_id,
+        quality=row.quality,
+        scorer=row.scorer,
+        latency_s=row.latency_s,
+        first_token_s=row.first_token_s,
+        answer_tokens=row.answer_tokens,
+        finish_reason=row.finish_reason,
+        error=row.error,
+    )
+    if said is None or said.id is None:
+        return record
+    return replace(
+        record, feedback=Feedback(said.thumb, tuple(said.reasons), said.comment, said.correction)
+    )
