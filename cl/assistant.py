@@ -1,0 +1,140 @@
+"""Assistant: answers one message. Route it, let the engine write, log what came of it.
+
+The chat page, the demo and whatever else speaks for a person come through here.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+from peewee import PeeweeException
+
+from cl.ab_test import ABTestManager
+from cl.records import Arm, Finish, Message, Outcome, Piece, Route, Sampling, Status
+from cl.rules.text import clean
+from cl.settings import ChatOptions
+from cl.usage_logger import UsageLogger
+
+log = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """What the assistant needs of the engine."""
+
+    def chat(
+        self, version: str, messages: Sequence[Message], sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]: ...
+
+
+class Unanswerable(ValueError):
+    """This message cannot be answered; the text tells the person why."""
+
+
+class Assistant:
+    def __init__(
+        self,
+        logger: UsageLogger,
+        ab_test: ABTestManager,
+        engine: Model,
+        options: ChatOptions,
+        seed: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._logger = logger
+        self._ab_test = ab_test
+        self._engine = engine
+        self._options = options
+        self._seed = seed
+        self.lost_rows = 0  # answers given that could not be logged; shown to the admin
+
+    def begin(
+        self, user: str, text: str, conversation_id: int | None, request_id: str | None = None
+    ) -> tuple[int, int]:
+        """Take a message in: check it, open the conversation, route it, write its row.
+
+        Returns (conversation id, interaction id). Raises Unanswerable for an empty or too long
+        message and LookupError for a conversation that is not one's own.
+        """
+        text = clean(text).strip()
+        if not text:
+            raise Unanswerable("Write a message first.")
+        if len(text) > self._options.max_message_chars:
+            raise Unanswerable(
+                f"This message has {len(text)} characters; at most {self._options.max_message_chars} can be sent."
+            )
+        if conversation_id is None:
+            conversation_id = self._logger.open_conversation(user, text)
+        else:
+            self._logger.history(user, conversation_id)  # raises for somebody else's
+        route = self._ab_test.route_request(conversation_id)
+        return conversation_id, self._logger.log(user, conversation_id, text, route, request_id)
+
+    async def answer(
+        self, user: str, conversation_id: int, interaction_id: int
+    ) -> AsyncGenerator[str, None]:
+        """Write the answer of a message that was taken in, piece by piece, and finish its row.
+
+        The row is finished however this ends: when the stream is closed early, with what was
+        written so far. Raises what the engine raises, after the row says so.
+        """
+        arrived = time.monotonic()
+        first: float | None = None
+        finish: Finish | None = None
+        written: list[str] = []
+        status, error = Status.CANCELLED, None
+        try:
+            route, messages = await asyncio.to_thread(
+                self._look_up, user, conversation_id, interaction_id
+            )
+            async with aclosing(
+                self._engine.chat(route.version, messages, self._sampling())
+            ) as stream:
+                async for piece in stream:
+                    if piece.text:
+                        first = first if first is not None else time.monotonic() - arrived
+                        written.append(piece.text)
+                        yield piece.text
+                    if piece.finish:
+                        finish, status = piece.finish, Status.COMPLETE
+        except Exception as problem:
+            status, error = Status.ERROR, str(problem)
+            raise
+        finally:
+            latency = time.monotonic() - arrived
+            self._close(
+                interaction_id, Outcome(status, "".join(written), latency, first, finish, error)
+            )
+
+    def _look_up(
+        self, user: str, conversation_id: int, interaction_id: int
+    ) -> tuple[Route, list[Message]]:
+        turns = {row.id: row for row in self._logger.history(user, conversation_id)}
+        row = turns.get(interaction_id)
+        if row is None or row.status is not Status.STARTED:
+            raise LookupError(f"There is no message {interaction_id} waiting for an answer.")
+        messages = self._logger.context(conversation_id, interaction_id)
+        if self._options.system_prompt:
+            messages.insert(0, Message(role="system", content=self._options.system_prompt))
+        messages.append(Message(role="user", content=row.prompt))
+        return Route(row.version, Arm(row.arm), row.experiment_id), messages
+
+    def _sampling(self) -> Sampling:
+        options = self._options
+        return Sampling(
+            max_tokens=options.max_answer_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=self._seed(),
+            max_seconds=options.max_answer_seconds,
+        )
+
+    def _close(self, interaction_id: int, outcome: Outcome) -> None:
+        # Called while a stream is being torn down, where awaiting is not safe: a short write, here.
+        # A person who got an answer keeps it, whether or not it could be logged.
+        try:
+            self._logger.finish(interaction_id, outcome)
+        except PeeweeException:
+            self.lost_rows += 1
+            log.exception("an answer could not be logged")

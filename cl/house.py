@@ -1,0 +1,163 @@
+"""Putting the parts together: settings in, a house of working parts out.
+
+`open_books` gives what needs the database only, in milliseconds; `open_house` adds the model.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from peewee import Database
+
+from cl import files
+from cl.ab_test import ABTestManager
+from cl.accounts import Accounts
+from cl.assistant import Assistant
+from cl.db.database import open_database
+from cl.loop import ContinuousLearningLoop, Parts
+from cl.model.base_model import BaseModel, Say, prepare
+from cl.model.engine import Engine
+from cl.model.rehearsal import RehearsalBuffer
+from cl.model.training_job import TrainingJob
+from cl.model.versions import VersionStore
+from cl.retrain_trigger import RetrainTrigger
+from cl.settings import Settings
+from cl.training_data import TrainingDataGenerator
+from cl.usage_logger import UsageLogger
+from cl.worker import Worker
+
+Clock = Callable[[], datetime]
+
+
+class AlreadyRunning(RuntimeError):
+    """Another process serves this data folder."""
+
+
+@dataclass(frozen=True)
+class Books:
+    """The parts that need no model."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    accounts: Accounts
+    logger: UsageLogger
+    trigger: RetrainTrigger
+    ab_test: ABTestManager
+
+    @property
+    def models(self) -> Path:
+        return self.settings.data_dir / "models"
+
+    @property
+    def runs(self) -> Path:
+        return self.settings.data_dir / "runs"
+
+
+@dataclass(frozen=True)
+class House:
+    """Everything."""
+
+    books: Books
+    base: BaseModel
+    engine: Engine
+    versions: VersionStore
+    data: TrainingDataGenerator
+    assistant: Assistant
+    loop: ContinuousLearningLoop
+    worker: Worker
+
+    def close(self) -> None:
+        """Stop the background thread, then the engine, then the database."""
+        self.worker.stop()
+        self.engine.close()
+        self.books.database.close()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_books(settings: Settings, clock: Clock = utc_now) -> Books:
+    database = open_database(settings.data_dir, settings.database_url)
+    return Books(
+        settings=settings,
+        clock=clock,
+        database=database,
+        accounts=Accounts(database, clock),
+        logger=UsageLogger(database, clock),
+        trigger=RetrainTrigger(settings.trigger, clock),
+        ab_test=ABTestManager(database, settings.experiment, clock),
+    )
+
+
+def open_house(
+    books: Books, say: Say = lambda text, share: None, seed: Callable[[], int | None] = lambda: None
+) -> House:
+    """Add the model. Fetches it first if it is not there; `say` hears how far that is."""
+    settings = books.settings
+    base = prepare(settings.model, books.models, say)
+    versions = VersionStore(books.models, base.sha256)
+    engine = Engine(
+        base, versions, max_rows=settings.chat.max_rows, max_waiting=settings.chat.max_waiting
+    )
+    rehearsal = RehearsalBuffer(engine, settings.data_dir, base.sha256)
+    data = TrainingDataGenerator(
+        books.logger, rehearsal, settings.data, settings.chat.system_prompt
+    )
+    trainer = TrainingJob(base, versions, settings.training, settings.data.seed)
+    parts = Parts(
+        database=books.database,
+        logger=books.logger,
+        data=data,
+        trigger=books.trigger,
+        ab_test=books.ab_test,
+        trainer=trainer,
+        engine=engine,
+        versions=versions,
+        gate=settings.gate,
+        runs=books.runs,
+        clock=books.clock,
+    )
+    loop = ContinuousLearningLoop(parts)
+    return House(
+        books=books,
+        base=base,
+        engine=engine,
+        versions=versions,
+        data=data,
+        assistant=Assistant(books.logger, books.ab_test, engine, settings.chat, seed),
+        loop=loop,
+        worker=Worker(loop, books.clock, timedelta(minutes=settings.check_minutes)),
+    )
+
+
+def serve_alone(data_dir: Path) -> FileLock:
+    """The right to serve from this data folder; held until released, or until this process dies.
+
+    Raises AlreadyRunning. Whoever gets it may sweep up after a crash.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(data_dir / "app.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise AlreadyRunning(
+            f"Another process is serving from {data_dir} already. Stop it first."
+        ) from None
+    return lock
+
+
+def sweep_up(books: Books) -> None:
+    """After a crash: half-written files go, and answers nobody writes any more say so."""
+    for folder in (books.models, *(books.runs.iterdir() if books.runs.is_dir() else ())):
+        files.sweep(folder)
+    books.logger.interrupt_unfinished()
+
+
+def load_ahead(house: House) -> None:
+    """Load the base model while the pages are being built."""
+    threading.Thread(target=house.engine.ensure, args=("base",), daemon=True).start()

@@ -1,0 +1,410 @@
+"""ContinuousLearningLoop: one step of learning at a time.
+
+    an open training run?  take it one step further: generate -> train -> gate -> deploy
+    a running experiment?  compare, then promote, retire or keep testing
+    otherwise              check the triggers; one that fires opens a training run
+
+Each step is stored before it counts, so a crash loses one step and the next iteration repeats it.
+Writes training_run, iteration and due. A run is worked on by one process at a time: it carries its
+owner, and the owner's heartbeat.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from peewee import Database, IntegrityError
+
+from cl.ab_test import ABTestManager, Refused
+from cl.db import audit
+from cl.db.tables import Due, Iteration, TrainingRun
+from cl.model.rehearsal import Answers
+from cl.model.training_job import Progress, TrainingCancelled, TrainingFailed
+from cl.model.versions import BadVersion, VersionStore, verify_adapter
+from cl.records import (
+    BASE,
+    GateCheck,
+    IterationReport,
+    Message,
+    RunStatus,
+    Sampling,
+    Step,
+    TrainingResult,
+    TriggerResult,
+)
+from cl.retrain_trigger import RetrainTrigger
+from cl.rules import gating
+from cl.settings import GateLimits
+from cl.training_data import TrainingDataGenerator
+from cl.usage_logger import UsageLogger
+
+log = logging.getLogger(__name__)
+
+_STALE = timedelta(minutes=2)  # a heartbeat older than this: its owner is gone
+_MOST_ATTEMPTS = 3
+_CANARY = "What can you help me with?"
+
+
+class Trainer(Protocol):
+    """What the loop needs of the trainer."""
+
+    def train(
+        self, data: Path, folder: Path, parent: str, keep_going: Callable[[Progress], bool]
+    ) -> TrainingResult: ...
+
+
+class Serving(Answers, Protocol):
+    """What the loop needs of the engine."""
+
+    def ensure(self, version: str) -> None: ...
+
+    def drop(self, version: str) -> None: ...
+
+    def loaded(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with."""
+
+    database: Database
+    logger: UsageLogger
+    data: TrainingDataGenerator
+    trigger: RetrainTrigger
+    ab_test: ABTestManager
+    trainer: Trainer
+    engine: Serving
+    versions: VersionStore
+    gate: GateLimits
+    runs: Path
+    clock: Callable[[], datetime]
+
+
+class ContinuousLearningLoop:
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._now = parts.clock
+        self.doing = ""  # what a long step is at right now, for whoever watches
+        self._one_step = threading.Lock()
+        self._me = _owner()
+
+    def run_iteration(self) -> IterationReport:
+        """At most one step, and one row that says what it was."""
+        with self._one_step:
+            try:
+                report = self._step()
+            finally:
+                self.doing = ""
+            self._record(report)
+        return report
+
+    def _step(self) -> IterationReport:
+        run = _open_run()
+        if run is not None:
+            return self._advance(run)
+        if self._p.ab_test.is_running():
+            return self._judge()
+        wanted = self._p.trigger.check_triggers()
+        if not wanted.fired:
+            return IterationReport(Step.WAITED, wanted.reason)
+        self._open_run(wanted, "loop")
+        return IterationReport(Step.REQUESTED, wanted.reason, {"trigger": wanted.trigger})
+
+    # -- asking for and stopping a training --------------------------------------------------
+
+    def request_training(self, actor: str, reason: str) -> int:
+        """Open a training run by hand, whatever the triggers say. Returns its id.
+
+        Raises Refused while a run is open or a test is running.
+        """
+        challenger = self._p.ab_test.challenger()
+        if challenger:
+            raise Refused(f"{challenger.name} is being tested; promote or retire it first.")
+        with self._p.database.atomic():
+            run_id = self._open_run(TriggerResult(True, "manual", reason), actor)
+            audit.record(self._now(), actor, "retrain", f"run {run_id}", reason)
+        return run_id
+
+    def cancel_training(self, actor: str, reason: str) -> None:
+        """Have the open run stopped; its process notices within seconds. Raises Refused without one."""
+        with self._p.database.atomic():
+            run = _open_run()
+            if run is None:
+                raise Refused("No training is running.")
+            TrainingRun.update(cancel=True).where(TrainingRun.id == run.id).execute()
+            audit.record(self._now(), actor, "cancel training", f"run {run.id}", reason)
+
+    def claim_due(self, name: str, every: timedelta) -> bool:
+        """Whether this piece of repeated work is due and now ours: true for one caller only."""
+        now = self._now()
+        _, is_first = Due.get_or_create(name=name, defaults={"last_at": now})
+        if is_first:
+            return True
+        # A clock set back must not block the work: a date in the future counts as long ago.
+        is_due = (Due.last_at <= now - every) | (Due.last_at > now)
+        return bool(Due.update(last_at=now).where((Due.name == name) & is_due).execute())
+
+    def reconcile(self) -> None:
+        """Have the engine hold what the database wants: base, champion, challenger and the way back."""
+        champion, challenger = self._p.ab_test.champion(), self._p.ab_test.challenger()
+        wanted = {v.name for v in (champion, challenger) if v} | {BASE}
+        for name in sorted(wanted - set(self._p.engine.loaded())):
+            self._p.engine.ensure(name)
+        target = self._p.ab_test.rollback_target()
+        for name in set(self._p.engine.loaded()) - wanted - {target}:
+            self._p.engine.drop(name)
+
+    # -- one step of a run ------------------------------------------------------------------
+
+    def _open_run(self, wanted: TriggerResult, actor: str) -> int:
+        try:
+            run = TrainingRun.create(
+                trigger=wanted.trigger,
+                reason=wanted.reason,
+                status=RunStatus.REQUESTED,
+                requested_by=actor,
+                last_interaction=self._p.logger.last_id(),
+                started_at=self._now(),
+            )
+        except IntegrityError:
+            raise Refused("A training is running already.") from None
+        if wanted.trigger == "error_rate":
+            # Retraining is often the wrong medicine for errors: a person should look.
+            audit.record(self._now(), "loop", "alert", f"run {run.id}", wanted.reason)
+        return int(run.id)
+
+    def _advance(self, run: Any) -> IterationReport:
+        if not self._claim(run):
+            return IterationReport(Step.WAITED, f"Run {run.id} is being worked on by {run.owner}.")
+        if run.cancel:
+            return self._close(
+                run, RunStatus.CANCELLED, Step.CANCELLED, "The training was cancelled."
+            )
+        if run.attempts >= _MOST_ATTEMPTS:  # counted before this one
+            reason = f"Broken off {run.attempts} times at the same step; given up."
+            return self._close(run, RunStatus.FAILED, Step.FAILED, reason)
+        steps = {
+            RunStatus.REQUESTED: self._generate,
+            RunStatus.GENERATED: self._train,
+            RunStatus.TRAINED: self._gate,
+            RunStatus.PUBLISHED: self._deploy,
+        }
+        try:
+            return steps[RunStatus(run.status)](run)
+        except TrainingCancelled as problem:
+            return self._close(run, RunStatus.CANCELLED, Step.CANCELLED, str(problem))
+        except (TrainingFailed, BadVersion, Refused) as problem:
+            return self._close(run, RunStatus.FAILED, Step.FAILED, str(problem))
+        except OSError as problem:
+            return self._close(run, RunStatus.FAILED, Step.FAILED, f"The disk said no: {problem}.")
+
+    def _generate(self, run: Any) -> IterationReport:
+        made = self._p.data.generate(self._folder(run) / "data", run.last_interaction, self._tell)
+        self._store(run, data=asdict(made))
+        counts = {
+            "train": made.train,
+            "val": made.val,
+            "corrections": made.corrections,
+            "sha256": made.sha256,
+        }
+        if not made.enough:
+            text = f"Not enough to learn from: {made.reason}."
+            return self._close(run, RunStatus.NOT_ENOUGH_DATA, Step.NOT_ENOUGH_DATA, text)
+        self._move(run, RunStatus.GENERATED, version=self._p.ab_test.next_name())
+        text = f"{made.train} examples to train on and {made.val} to validate, {made.corrections} of them corrections."
+        return IterationReport(Step.GENERATED, text, {"run": run.id, **counts})
+
+    def _train(self, run: Any) -> IterationReport:
+        champion = self._p.ab_test.champion()
+        parent = champion.name if champion else BASE
+        folder = self._folder(run)
+        result = self._p.trainer.train(
+            folder / "data", folder, parent, lambda p: self._beat(run, p)
+        )
+        self._move(
+            run,
+            RunStatus.TRAINED,
+            result={"parent": parent, **asdict(result)},
+            trained_at=self._now(),
+        )
+        text = (
+            f"Trained {run.version} in {result.seconds:.0f} s ({result.steps} steps): validation loss "
+            f"{result.val_loss:.3f}, {parent} has {result.parent_val_loss:.3f}."
+        )
+        return IterationReport(
+            Step.TRAINED, text, {"run": run.id, "version": run.version, **asdict(result)}
+        )
+
+    def _gate(self, run: Any) -> IterationReport:
+        parent = run.result["parent"]
+        result = TrainingResult(
+            **{k: v for k, v in run.result.items() if k not in ("parent", "gate")}
+        )
+        candidate = self._folder(run) / "candidate"
+        try:
+            verify_adapter(candidate, self._p.versions.base_sha256)
+            problem = None
+        except BadVersion as found:
+            problem = str(found)
+        checks = gating.checks(result, problem, self._p.gate)
+        self._store(run, result={**run.result, "gate": [asdict(check) for check in checks]})
+        failed = [check for check in checks if not check.passed]
+        if failed:
+            return self._close(
+                run, RunStatus.REJECTED, Step.REJECTED, _sentence(run.version, failed)
+            )
+        sha256 = self._p.versions.publish(candidate, run.version)
+        self._p.ab_test.register(
+            run.version,
+            parent=parent,
+            run_id=run.id,
+            sha256=sha256,
+            val_loss=result.val_loss,
+            parent_val_loss=result.parent_val_loss,
+        )
+        self._move(run, RunStatus.PUBLISHED)
+        text = (
+            f"{run.version} passed the gate: "
+            + "; ".join(f"{c.name}, {c.text}" for c in checks[1:])
+            + "."
+        )
+        return IterationReport(Step.PUBLISHED, text, {"run": run.id, "version": run.version})
+
+    def _deploy(self, run: Any) -> IterationReport:
+        """Load it, hear it speak, then let people meet it."""
+        self._p.engine.ensure(run.version)
+        canary = [[Message(role="user", content=_CANARY)]]
+        (answer, _), *_rest = self._p.engine.ask_all(run.version, canary, Sampling(max_tokens=24))
+        if not answer.strip():
+            text = f"{run.version} gave an empty answer to a simple question."
+            return self._close(run, RunStatus.REJECTED, Step.REJECTED, text)
+        in_traffic = next((v for v in self._p.ab_test.versions() if v.name == run.version), None)
+        if in_traffic is None or in_traffic.stage not in ("champion", "challenger"):
+            self._p.ab_test.deploy_challenger(
+                run.version, actor="loop", reason=f"run {run.id}: {run.reason}"
+            )
+        challenger = self._p.ab_test.challenger()
+        role = "challenger" if challenger and challenger.name == run.version else "champion"
+        return self._close(
+            run, RunStatus.DEPLOYED, Step.DEPLOYED, f"{run.version} is in traffic as {role}."
+        )
+
+    def _judge(self) -> IterationReport:
+        seen = self._p.ab_test.auto_promote()
+        if seen is None:
+            return IterationReport(Step.WAITED, "The test has just ended.")
+        step = {"promote": Step.PROMOTED, "retire": Step.RETIRED}.get(
+            seen.decision, Step.KEPT_TESTING
+        )
+        text = f"{seen.challenger.version} against {seen.champion.version}: {seen.text}"
+        return IterationReport(
+            step, text, {"lift": seen.lift, "hours": seen.hours, "experiment": seen.experiment_id}
+        )
+
+    # -- rows -------------------------------------------------------------------------------
+
+    def _claim(self, run: Any) -> bool:
+        """Make this process the run's owner, unless another one lives and works on it."""
+        if (
+            run.owner
+            and run.owner != self._me
+            and not _is_gone(run.owner, run.heartbeat_at, self._now())
+        ):
+            return False
+        mine = TrainingRun.update(
+            owner=self._me, heartbeat_at=self._now(), attempts=run.attempts + 1
+        )
+        seen = (TrainingRun.id == run.id) & (TrainingRun.owner == run.owner)
+        claimed = mine.where(seen & (TrainingRun.attempts == run.attempts)).execute()
+        return bool(claimed == 1)
+
+    def _beat(self, run: Any, progress: Progress) -> bool:
+        """Sign of life while the trainer works; false when the run was cancelled or taken away."""
+        self._tell(describe(progress))
+        mine = (TrainingRun.id == run.id) & (TrainingRun.owner == self._me)
+        alive = TrainingRun.update(heartbeat_at=self._now()).where(mine).execute() == 1
+        return alive and not bool(TrainingRun.get_by_id(run.id).cancel)
+
+    def _store(self, run: Any, **values: Any) -> None:
+        mine = (
+            (TrainingRun.id == run.id)
+            & (TrainingRun.owner == self._me)
+            & TrainingRun.ended_at.is_null()
+        )
+        if TrainingRun.update(**values).where(mine).execute() != 1:
+            raise Refused(f"Run {run.id} was taken over by another process.")
+        for name, value in values.items():
+            setattr(run, name, value)
+
+    def _move(self, run: Any, status: RunStatus, **values: Any) -> None:
+        """Take the run one status further and let go of it: whoever iterates next goes on."""
+        self._store(run, status=status, attempts=0, owner="", **values)
+
+    def _close(self, run: Any, status: RunStatus, step: Step, text: str) -> IterationReport:
+        self._store(run, status=status, outcome=text, ended_at=self._now())
+        return IterationReport(step, text, {"run": run.id, "version": run.version})
+
+    def _record(self, report: IterationReport) -> None:
+        last = Iteration.select().order_by(Iteration.id.desc()).first()
+        quiet = report.step in (Step.WAITED, Step.KEPT_TESTING)
+        if quiet and last is not None and last.step == report.step:
+            Iteration.update(
+                at=self._now(),
+                reason=report.reason,
+                details=report.details,
+                repeats=Iteration.repeats + 1,
+            ).where(Iteration.id == last.id).execute()
+        else:
+            Iteration.create(
+                at=self._now(), step=report.step, reason=report.reason, details=report.details
+            )
+        log.info("%s: %s %s", report.step, report.reason, json.dumps(report.details, default=str))
+
+    def _tell(self, text: str) -> None:
+        self.doing = text
+
+    def _folder(self, run: Any) -> Path:
+        return self._p.runs / f"{run.id:04d}"
+
+
+def describe(progress: Progress) -> str:
+    """A training's progress in one line."""
+    if progress.share is None:
+        return progress.stage
+    left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
+    return f"{progress.stage}: step {progress.step} of {progress.steps}{left}"
+
+
+def _open_run() -> Any:
+    return TrainingRun.get_or_none(TrainingRun.ended_at.is_null())
+
+
+def _sentence(version: str, failed: Sequence[GateCheck]) -> str:
+    return (
+        f"{version} did not pass the gate: "
+        + "; ".join(f"{c.name}: {c.text}" for c in failed)
+        + "."
+    )
+
+
+def _owner() -> str:
+    """This process, told apart from a later one with the same number by its start time."""
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+
+
+def _is_gone(owner: str, heartbeat: datetime | None, now: datetime) -> bool:
+    host, pid, started = owner.rsplit(":", 2)
+    if host == socket.gethostname():
+        try:
+            return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) > 1.5)
+        except psutil.NoSuchProcess:
+            return True
+    return heartbeat is None or now - heartbeat > _STALE

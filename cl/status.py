@@ -1,0 +1,97 @@
+"""Where everything stands, for `status`, the admin page and /healthz: numbers, and one sentence."""
+
+from dataclasses import asdict
+from typing import Any
+
+from cl.db import reports
+from cl.house import Books
+from cl.model.training_job import read_progress
+from cl.records import BASE, State
+
+
+def status_of(books: Books) -> dict[str, Any]:
+    """The state of the loop as plain data; the same keys whatever there is."""
+    champion, challenger = books.ab_test.champion(), books.ab_test.challenger()
+    triggers = books.trigger.check_triggers()
+    found: dict[str, Any] = {
+        "state": books.ab_test.state().value,
+        "champion": champion.name if champion else None,
+        "challenger": challenger.name if challenger else None,
+        "answering": champion.name if champion else BASE,
+        "preset": books.settings.preset,
+        **asdict(reports.counts()),
+        "triggers": asdict(triggers),
+        "job": _job(books),
+        "test": reports.last_check(),
+        "versions": len(books.ab_test.versions()),
+    }
+    return {**found, "headline": _headline(found, books.settings.experiment.min_test_hours)}
+
+
+def _job(books: Books) -> dict[str, Any] | None:
+    run = reports.open_run()
+    if run is None:
+        return None
+    progress = (
+        read_progress(books.runs / f"{run['id']:04d}") if run["status"] == "generated" else None
+    )
+    return {
+        "id": run["id"],
+        "trigger": run["trigger"],
+        "reason": run["reason"],
+        "status": run["status"],
+        "version": run["version"],
+        "cancelling": run["cancel"],
+        "progress": asdict(progress) if progress else None,
+    }
+
+
+def _headline(found: dict[str, Any], hours: float) -> str:
+    """What the system does, why, and what it waits for."""
+    job, champion, challenger = found["job"], found["champion"], found["challenger"]
+    if job:
+        return f"Training run {job['id']} is at work: {_STAGES[job['status']]}. Its reason: {job['reason']}."
+    if challenger:
+        seen = (
+            found["test"]["numbers"]["text"]
+            if found["test"]
+            else f"the first look is still to come, {hours:g} hours are the least."
+        )
+        return f"Testing {challenger} against {champion}: {seen}"
+    if not found["interactions"]:
+        return "Nobody has written yet. The base model answers; it learns once people chat and give thumbs."
+    who = f"{champion} answers everybody" if champion else "The base model answers everybody"
+    if found["state"] == State.NEW_CHAMPION.value:
+        who += ", freshly promoted"
+    return f"{who}. {found['triggers']['reason']}"
+
+
+_STAGES = {
+    "requested": "the training set is being made",
+    "generated": "the new version is being trained",
+    "trained": "the new version stands at the gate",
+    "published": "the new version goes into traffic",
+}
+
+
+def status_text(found: dict[str, Any]) -> str:
+    """The same for a terminal."""
+    lines = [
+        found["headline"],
+        "",
+        f"state         {found['state']}",
+        f"champion      {found['champion'] or '-'}",
+        f"challenger    {found['challenger'] or '-'}",
+        f"interactions  {found['interactions']} of {found['people']} people",
+        f"feedback      {found['thumbs_up']} up, {found['thumbs_down']} down, {found['corrections']} corrections",
+        f"errors        {found['errors']}",
+        "",
+    ]
+    lines += [gauge_line(gauge) for gauge in found["triggers"]["gauges"]]
+    if found["job"]:
+        lines += ["", f"training run  {found['job']['id']}: {found['job']['status']}"]
+    return "\n".join(lines)
+
+
+def gauge_line(gauge: dict[str, Any]) -> str:
+    return f"{gauge['name']:<13} {'FIRES' if gauge['fires'] else 'quiet'}  {gauge['text']}"
