@@ -1,0 +1,170 @@
+"""Commands that keep people and data: users, import, export, backup, restore, doctor."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from cl import backup as backups
+from cl import transfer
+from cl.cli.console import Console
+from cl.db.database import DatabaseProblem
+from cl.house import open_books, serve_alone, utc_now
+from cl.model.base_model import NoModel, prepared
+from cl.model.versions import BadVersion, VersionStore
+from cl.records import Role
+from cl.settings import Settings
+
+_LEAST_FREE = 2_000_000_000
+
+
+def users(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    accounts = open_books(settings).accounts
+    actor = "operator (terminal)"
+    if args.action == "list":
+        people = [
+            {"name": u.name, "role": u.role.value, "active": u.active} for u in accounts.users()
+        ]
+        lines = [
+            f"{p['name']:<24}{p['role']:<8}{'' if p['active'] else 'deactivated'}" for p in people
+        ]
+        console.result(
+            {"users": people},
+            "\n".join(lines) or "There are no users yet; starting the app makes the first.",
+        )
+        return 0
+    if not args.name:
+        raise ValueError(f"users {args.action} needs a name.")
+    if args.action in ("add", "link"):
+        role = Role(args.role)
+        token = (
+            accounts.add(args.name, role, actor)
+            if args.action == "add"
+            else accounts.new_link(args.name)
+        )
+        path = f"/signin?link={token}"
+        console.result(
+            {"user": args.name, "link": path},
+            f"One-time sign-in link for {args.name}, to be opened within three days:\n"
+            f"http://{settings.host}:{settings.port}{path}",
+        )
+        return 0
+    if args.action == "role":
+        accounts.set_role(args.name, Role(args.role), actor)
+    else:
+        accounts.set_active(args.name, args.action == "activate", actor)
+    console.result({"user": args.name, "done": args.action}, f"{args.name}: {args.action} done.")
+    return 0
+
+
+def export(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    books = open_books(settings)
+    if args.file == "-":
+        for line in transfer.export_lines(books.logger):
+            print(line)
+        return 0
+    written = 0
+    with Path(args.file).open("w", encoding="utf-8") as file:
+        for written, line in enumerate(transfer.export_lines(books.logger), 1):
+            file.write(line + "\n")
+            if written % 1000 == 0:
+                console.progress(f"{written} interactions")
+    console.result(
+        {"exported": written, "file": args.file}, f"{written} interactions written to {args.file}."
+    )
+    return 0
+
+
+def import_(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    path = Path(args.file)
+    books = open_books(settings)
+    total = sum(1 for _ in _lines(path))
+    done = transfer.import_lines(
+        books.database,
+        books.logger,
+        _lines(path),
+        lambda number: console.progress(f"{number} of {total} lines", number / total),
+    )
+    text = [
+        f"{done.added} interactions added, {done.known} known already, {done.refused} lines refused."
+    ]
+    text += [f"  line {number}: {reason}" for number, reason in done.rejected]
+    if done.refused > len(done.rejected):
+        text.append(f"  and {done.refused - len(done.rejected)} more")
+    found = {
+        "added": done.added,
+        "known": done.known,
+        "refused": done.refused,
+        "rejected": done.rejected,
+    }
+    console.result(found, "\n".join(text))
+    return 1 if done.refused and not (done.added or done.known) else 0
+
+
+def backup(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    folder = backups.backup(settings, utc_now(), Path(args.to) if args.to else None)
+    console.result({"backup": str(folder)}, f"Backup written to {folder}.")
+    return 0
+
+
+def restore(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    with serve_alone(settings.data_dir):
+        aside = backups.restore(settings, Path(args.backup), utc_now())
+    kept = f" What was there before lies in {aside}." if aside else ""
+    console.result(
+        {"restored": args.backup, "aside": str(aside or "")}, f"{args.backup} is in place.{kept}"
+    )
+    return 0
+
+
+def doctor(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    """Look at everything that must be right for the app to run; exit 1 when something is not."""
+    found = list(_examine(settings))
+    lines = [f"{'ok ' if ok else 'BAD'}  {name}: {text}" for name, ok, text in found]
+    checks = [{"check": name, "ok": ok, "text": text} for name, ok, text in found]
+    console.result({"ok": all(ok for _, ok, _ in found), "checks": checks}, "\n".join(lines))
+    return 0 if all(ok for _, ok, _ in found) else 1
+
+
+def _examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    folder = settings.data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    yield "disk", free > _LEAST_FREE, f"{free / 1e9:.1f} GB free in {folder.resolve()}"
+    yield "python", sys.version_info >= (3, 11), sys.version.split()[0]
+    try:
+        base = prepared(settings.model, folder / "models")
+    except NoModel as problem:
+        yield "model", False, str(problem)
+        base = None
+    else:
+        yield (
+            "model",
+            True,
+            str(base.folder) if base else f"{settings.model} will be fetched at the first start",
+        )
+    try:
+        books = open_books(settings)
+    except DatabaseProblem as problem:
+        yield "database", False, str(problem)
+        return
+    yield "database", True, f"whole, {books.logger.last_id()} interactions"
+    for version in books.ab_test.versions():
+        yield (
+            f"version {version.name}",
+            *_version(folder / "models", version.name, base.sha256 if base else ""),
+        )
+
+
+def _version(models: Path, name: str, base_sha256: str) -> tuple[bool, str]:
+    try:
+        VersionStore(models, base_sha256).check(name)
+    except BadVersion as problem:
+        return False, str(problem)
+    return True, "whole"
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        yield from file
