@@ -1,0 +1,1 @@
+"""The pages' room: the only one that touches Gradio and FastAPI."""

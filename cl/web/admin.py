@@ -1,0 +1,432 @@
+"""The admin page: what the loop does, why, and the few things a person may decide.
+
+Hidden or disabled buttons protect nothing, and this app being mounted for admins only is one lock;
+the other is that every handler asks the database for the role before it does anything.
+"""
+
+from collections.abc import Callable
+from html import escape
+from typing import Any, cast
+
+import gradio as gr
+
+from cl.ab_test import Refused
+from cl.db import reports
+from cl.house import House
+from cl.model.training_job import read_losses
+from cl.records import Role, User
+from cl.status import status_of
+from cl.web import look, panels, plots
+
+_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_TICK_SECONDS = 2.0
+_LEAST_REASON = 3
+
+
+class AdminPage:
+    """The page's handlers."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._books = house.books
+
+    # -- showing ---------------------------------------------------------------------------
+
+    def load(self, request: gr.Request) -> tuple[Any, ...]:
+        user = self._admin(request)
+        found = status_of(self._books)
+        top = look.header(self._books.settings, user, user.name, "admin")
+        return (
+            top,
+            *self._overview(found),
+            *self._plots(),
+            gr.Timer(active=found["job"] is not None),
+        )
+
+    def tick(self, request: gr.Request) -> tuple[Any, ...]:
+        """While a training runs: the overview and the training tab, until it has ended."""
+        self._admin(request)
+        found = status_of(self._books)
+        return (
+            *self._overview(found),
+            *self._training(found),
+            gr.Timer(active=found["job"] is not None),
+        )
+
+    def refresh(self, request: gr.Request) -> tuple[Any, ...]:
+        self._admin(request)
+        found = status_of(self._books)
+        return *self._overview(found), *self._plots(), gr.Timer(active=found["job"] is not None)
+
+    def data(self, request: gr.Request) -> tuple[Any, ...]:
+        self._admin(request)
+        made = next((r for r in reports.runs() if r["data"]), None)
+        steps = made["data"]["funnel"] if made else []
+        title = (
+            f"Run {made['id']}: {made['data']['train']} to train on, {made['data']['val']} to validate"
+            if made
+            else ""
+        )
+        heading = f"<div class='title'>From interactions to training examples <span class='mut'>{title}</span></div>"
+        return (
+            heading,
+            plots.funnel(steps),
+            panels.funnel_reasons(steps),
+            panels.feedback(reports.latest_feedback(50)),
+        )
+
+    def training(self, request: gr.Request) -> tuple[Any, ...]:
+        self._admin(request)
+        return self._training(status_of(self._books))
+
+    def versions(self, request: gr.Request) -> tuple[Any, ...]:
+        self._admin(request)
+        found = self._books.ab_test.versions()
+        numbers = reports.by_version([v.name for v in found])
+        return (
+            panels.versions(found, numbers),
+            plots.score_history(reports.scores()),
+            panels.experiments(reports.experiments()),
+        )
+
+    def log(self, request: gr.Request) -> tuple[str, str]:
+        self._admin(request)
+        return panels.iterations(reports.iterations()), panels.audit(reports.audit_trail())
+
+    def people(self, request: gr.Request) -> str:
+        self._admin(request)
+        return self._people()
+
+    # -- deciding --------------------------------------------------------------------------
+
+    def ask(self, action: str) -> Callable[..., tuple[Any, ...]]:
+        """The handler behind an action's button: says what it would do, and wants a reason."""
+
+        def handler(request: gr.Request) -> tuple[Any, ...]:
+            self._admin(request)
+            subject, effect = self._effect(action)
+            text = f"<div class='title'>{effect}</div><div class='mut'>It is written to the log with your name and reason.</div>"
+            return gr.Column(visible=True), action, subject, text, ""
+
+        return handler
+
+    def confirm(
+        self, action: str, subject: str, reason: str, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """Do it, if the state still is what the admin saw."""
+        user = self._admin(request)
+        reason = (reason or "").strip()
+        if len(reason) < _LEAST_REASON:
+            raise _problem("Please write a reason.")
+        try:
+            self._act(action, subject, reason, user.name)
+        except (Refused, LookupError) as problem:
+            raise _problem(problem) from None
+        self._house.worker.wake()
+        gr.Success("Done.", duration=3)
+        return gr.Column(visible=False), "", *self.refresh(request)
+
+    def _effect(self, action: str) -> tuple[str, str]:
+        """(the version it is about, what would happen)."""
+        ab_test = self._books.ab_test
+        champion, challenger = ab_test.champion(), ab_test.challenger()
+        if action in ("promote", "retire") and challenger:
+            words = (
+                "answers everybody from now on"
+                if action == "promote"
+                else "answers nobody any more"
+            )
+            return challenger.name, f"{action.capitalize()} {challenger.name}? It {words}."
+        if action == "rollback" and champion:
+            return champion.name, f"Roll back from {champion.name} to {ab_test.rollback_target()}?"
+        if action == "retrain":
+            return "", "Start a training now, whatever the triggers say?"
+        if action == "cancel" and reports.open_run():
+            return "", "Cancel the running training? What it did so far is lost."
+        raise _problem("There is nothing to do that with at the moment.")
+
+    def _act(self, action: str, subject: str, reason: str, who: str) -> None:
+        ab_test, loop = self._books.ab_test, self._house.loop
+        if action == "promote":
+            ab_test.promote(actor=who, reason=reason, expected=subject)
+        elif action == "retire":
+            ab_test.retire(actor=who, reason=reason, expected=subject)
+        elif action == "rollback":
+            ab_test.rollback(actor=who, reason=reason, expected=subject)
+        elif action == "retrain":
+            loop.request_training(who, reason)
+        elif action == "cancel":
+            loop.cancel_training(who, reason)
+        else:
+            raise Refused(f"There is no action {action!r}.")
+
+    # -- people ----------------------------------------------------------------------------
+
+    def add_person(self, name: str, role: str, request: gr.Request) -> tuple[str, str]:
+        user = self._admin(request)
+        try:
+            token = self._books.accounts.add((name or "").strip(), Role(role), user.name)
+        except ValueError as problem:
+            raise _problem(problem) from None
+        return self._people(), _link(name.strip(), token)
+
+    def new_link(self, name: str, request: gr.Request) -> tuple[str, str]:
+        self._admin(request)
+        try:
+            return self._people(), _link(name, self._books.accounts.new_link((name or "").strip()))
+        except ValueError as problem:
+            raise _problem(problem) from None
+
+    def switch_person(self, name: str, request: gr.Request) -> tuple[str, str]:
+        """Deactivate an active person, activate a deactivated one."""
+        user = self._admin(request)
+        found = self._books.accounts.find((name or "").strip())
+        if found is None:
+            raise _problem(f"There is no user {name}.")
+        try:
+            self._books.accounts.set_active(found.name, not found.active, user.name)
+        except ValueError as problem:
+            raise _problem(problem) from None
+        return self._people(), ""
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _admin(self, request: gr.Request) -> User:
+        user = self._books.accounts.find(request.username)
+        if user is None or not user.is_admin or not user.active:
+            raise _problem("Admins only.")
+        return user
+
+    def _overview(self, found: dict[str, Any]) -> tuple[Any, ...]:
+        problem = self._house.worker.problem
+        target = self._books.ab_test.rollback_target()
+        testing, working = found["challenger"], found["job"] is not None
+        doing = self._house.loop.doing
+        return (
+            panels.overview(
+                found, doing, problem.text if problem else None, self._house.assistant.lost_rows
+            ),
+            panels.gauges(found["triggers"]),
+            gr.Button(f"Promote {testing}" if testing else "Promote", interactive=bool(testing)),
+            gr.Button(f"Retire {testing}" if testing else "Retire", interactive=bool(testing)),
+            gr.Button("Retrain now", interactive=not (testing or working)),
+            gr.Button(
+                f"Roll back to {target}" if target else "Roll back", interactive=target is not None
+            ),
+        )
+
+    def _plots(self) -> tuple[Any, ...]:
+        points = reports.recent_points()
+        return plots.quality(points), plots.thumbs(points), plots.latency(points)
+
+    def _training(self, found: dict[str, Any]) -> tuple[Any, ...]:
+        runs = reports.runs()
+        trained = next(
+            (r for r in runs if (self._books.runs / f"{r['id']:04d}" / "losses.jsonl").exists()),
+            None,
+        )
+        losses = read_losses(self._books.runs / f"{trained['id']:04d}") if trained else []
+        card = panels.job(found["job"], self._house.loop.doing, runs[0] if runs else None)
+        stop = gr.Button(interactive=found["job"] is not None)
+        judged = next((r for r in runs if (r["result"] or {}).get("gate")), None)
+        return (
+            f"<div class='cards'>{card}</div>",
+            plots.losses(losses),
+            panels.gate(judged),
+            panels.runs(runs),
+            stop,
+        )
+
+    def _people(self) -> str:
+        rows = [(u.name, u.role.value, u.active) for u in self._books.accounts.users()]
+        return panels.table(("Name", "Role", "Active"), rows, "There are no users.")
+
+
+def build(house: House) -> gr.Blocks:
+    """The page and its wires."""
+    page = AdminPage(house)
+    with gr.Blocks(
+        title=f"Admin - {look.NAME}", fill_width=True, analytics_enabled=False
+    ) as blocks:
+        top = look.html(elem_id="header")
+        timer = gr.Timer(_TICK_SECONDS, active=False)
+        with gr.Column(elem_id="admin"):
+            question = _question_panel()
+            with gr.Tabs(elem_id="tabs"):
+                with gr.Tab("Overview", id="overview"):
+                    overview, drawings, buttons = _overview_tab()
+                with gr.Tab("Data", id="data") as data_tab:
+                    data = _data_tab()
+                with gr.Tab("Training", id="training") as training_tab:
+                    training = _training_tab()
+                with gr.Tab("Versions", id="versions") as versions_tab:
+                    versions = _versions_tab()
+                with gr.Tab("People", id="people") as people_tab:
+                    people = _people_tab(page)
+                with gr.Tab("Log", id="log") as log_tab:
+                    log = _log_tab()
+        shown = [*overview, *drawings, timer]
+        blocks.load(page.load, None, [top, *shown], **_QUIET)
+        timer.tick(page.tick, None, [*overview, *training, timer], concurrency_limit=None, **_QUIET)
+        for tab, handler, outputs in (
+            (data_tab, page.data, data),
+            (training_tab, page.training, training),
+            (versions_tab, page.versions, versions),
+            (people_tab, page.people, people),
+            (log_tab, page.log, log),
+        ):
+            tab.select(handler, None, outputs, **_QUIET)
+        _wire_actions(page, question, [*buttons, ("cancel", training[-1])], shown)
+    return cast(gr.Blocks, blocks)  # its context manager is untyped
+
+
+def _overview_tab() -> tuple[list[Any], list[Any], list[tuple[str, gr.Button]]]:
+    status = look.html(elem_id="status")
+    with gr.Row(elem_classes="actions"):
+        small: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 150, "interactive": False}
+        promote = gr.Button("Promote", variant="primary", elem_id="promote", **small)
+        retire = gr.Button("Retire", elem_id="retire", **small)
+        retrain = gr.Button("Retrain now", elem_id="retrain", **small)
+        rollback = gr.Button("Roll back", elem_id="rollback", elem_classes="danger", **small)
+    gauges = look.html(elem_id="gauges")
+    with gr.Row():
+        drawings = [
+            _plot("Quality by version"),
+            _plot("Share of thumbs up"),
+            _plot("Seconds until an answer is complete"),
+        ]
+    buttons = [
+        ("promote", promote),
+        ("retire", retire),
+        ("retrain", retrain),
+        ("rollback", rollback),
+    ]
+    return [status, gauges, promote, retire, retrain, rollback], drawings, buttons
+
+
+def _data_tab() -> list[Any]:
+    with gr.Column(elem_classes="box"):
+        heading = look.html()
+        drawing = gr.Plot(show_label=False, container=False, elem_id="plot-funnel")
+        reasons = look.html()
+    with gr.Column(elem_classes="box"):
+        look.html("<div class='title'>What people said last</div>")
+        said = look.html(elem_id="said")
+    return [heading, drawing, reasons, said]
+
+
+def _training_tab() -> list[Any]:
+    job = look.html(elem_id="job")
+    stop = gr.Button(
+        "Cancel training",
+        elem_id="cancel",
+        elem_classes="danger",
+        size="md",
+        scale=0,
+        min_width=150,
+        interactive=False,
+    )
+    losses = _plot("Loss of the latest training", "plot-losses")
+    with gr.Column(elem_classes="box"):
+        look.html("<div class='title'>The gate</div>")
+        gate = look.html()
+    with gr.Column(elem_classes="box"):
+        look.html("<div class='title'>Training runs</div>")
+        runs = look.html()
+    return [job, losses, gate, runs, stop]
+
+
+def _versions_tab() -> list[Any]:
+    with gr.Column(elem_classes="box"):
+        table = look.html(elem_id="versions")
+    scores = _plot("Overall score in the tests", "plot-scores")
+    with gr.Column(elem_classes="box"):
+        look.html("<div class='title'>Tests</div>")
+        tests = look.html()
+    return [table, scores, tests]
+
+
+def _people_tab(page: AdminPage) -> Any:
+    with gr.Column(elem_classes="box"):
+        people = look.html(elem_id="people")
+    with gr.Column(elem_classes="box"):
+        with gr.Row():
+            name = gr.Textbox(label="Name", max_length=64, elem_id="person")
+            role = gr.Dropdown(
+                [r.value for r in Role], value=Role.STAFF.value, label="Role", elem_id="role"
+            )
+        with gr.Row(elem_classes="actions"):
+            small: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 150}
+            add = gr.Button("Add", variant="primary", elem_id="person-add", **small)
+            link = gr.Button("New sign-in link", **small)
+            switch = gr.Button("Deactivate / activate", elem_classes="danger", **small)
+        given = look.html(elem_id="link")
+    add.click(page.add_person, [name, role], [people, given], **_QUIET)
+    link.click(page.new_link, name, [people, given], **_QUIET)
+    switch.click(page.switch_person, name, [people, given], **_QUIET)
+    return people
+
+
+def _log_tab() -> list[Any]:
+    found = []
+    for title, elem_id in (("What the loop did", "iterations"), ("Who did what", "audit")):
+        with gr.Column(elem_classes="box"):
+            look.html(f"<div class='title'>{title}</div>")
+            found.append(look.html(elem_id=elem_id))
+    return found
+
+
+def _plot(title: str, elem_id: str | None = None) -> gr.Plot:
+    with gr.Column(elem_classes="box", min_width=300):
+        look.html(f"<div class='title'>{title}</div>")
+        return gr.Plot(show_label=False, container=False, elem_id=elem_id)
+
+
+def _question_panel() -> dict[str, Any]:
+    """One panel asks for all actions: what would happen, why, and yes or no."""
+    with gr.Column(visible=False, elem_id="confirm") as panel:
+        action, subject = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        text = look.html()
+        reason = gr.Textbox(label="Reason", max_length=300, elem_id="reason")
+        with gr.Row(elem_classes="actions"):
+            small: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 120}
+            no = gr.Button("Back", elem_id="confirm-no", **small)
+            yes = gr.Button("Do it", variant="primary", elem_id="confirm-yes", **small)
+    return {
+        "panel": panel,
+        "action": action,
+        "subject": subject,
+        "text": text,
+        "reason": reason,
+        "no": no,
+        "yes": yes,
+    }
+
+
+def _wire_actions(
+    page: AdminPage,
+    question: dict[str, Any],
+    buttons: list[tuple[str, gr.Button]],
+    shown: list[Any],
+) -> None:
+    asked = [question[name] for name in ("panel", "action", "subject", "text", "reason")]
+    for action, button in buttons:
+        button.click(page.ask(action), None, asked, **_QUIET)
+    inputs = [question[name] for name in ("action", "subject", "reason")]
+    question["yes"].click(
+        page.confirm, inputs, [question["panel"], question["reason"], *shown], **_QUIET
+    )
+    question["no"].click(
+        lambda: gr.Column(visible=False), None, question["panel"], queue=False, **_QUIET
+    )
+
+
+def _link(name: str, token: str) -> str:
+    return (
+        f"<p>One-time link for <b>{escape(name)}</b>, good for three days. Send it to them alone.</p>"
+        f"<code>/signin?link={escape(token)}</code>"
+    )
+
+
+def _problem(reason: object) -> gr.Error:
+    return gr.Error(str(reason), print_exception=False, duration=8)

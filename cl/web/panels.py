@@ -1,0 +1,315 @@
+"""The admin page's own markup: plain data in, HTML out, every value escaped."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from html import escape
+from typing import Any
+
+from cl.records import State, Version
+from cl.rules.text import shorten
+
+_STATES = {
+    State.NO_CHAMPION: "No champion",
+    State.CHAMPION: "Champion",
+    State.TESTING: "A/B test",
+    State.NEW_CHAMPION: "New champion",
+}
+_GAUGES = {
+    "cooldown": "Rest after training",
+    "sample_count": "New interactions",
+    "scheduled": "Time since training",
+    "quality_drop": "Quality drop",
+    "error_rate": "Errors",
+}
+
+
+class Markup(str):
+    """Text that is HTML already and must not be escaped again."""
+
+    __slots__ = ()
+
+
+def overview(found: dict[str, Any], doing: str, problem: str | None, lost: int) -> str:
+    """The sentence, what is wrong, the states, and the cards."""
+    alerts = [f"Background work failed: {problem}"] if problem else []
+    alerts += [f"{lost} answers could not be logged since the start."] if lost else []
+    parts = [f"<div class='alert' role='alert'>{escape(text)}</div>" for text in alerts]
+    parts.append(f"<p class='headline'>{escape(found['headline'])}</p>")
+    items = "".join(
+        f"<li{' aria-current=step' if state.value == found['state'] else ''}>{words}</li>"
+        for state, words in _STATES.items()
+    )
+    parts.append(f"<ul class='states' aria-label='State of the loop'>{items}</ul>")
+    parts.append(f"<div class='cards'>{''.join(_cards(found, doing))}</div>")
+    return "<div style='display:grid;gap:12px'>" + "".join(parts) + "</div>"
+
+
+def _cards(found: dict[str, Any], doing: str) -> list[str]:
+    test = found["test"]["numbers"] if found["test"] else None
+    cards = [
+        card(
+            "In service",
+            found["champion"] or "base model",
+            "answers everybody outside a test" if found["challenger"] else "answers everybody",
+        ),
+        card(
+            "Challenger",
+            found["challenger"] or "none",
+            _arm(test["challenger"]) if test else "no test is running",
+        ),
+        card(
+            "Thumbs",
+            f"{found['thumbs_up']} up, {found['thumbs_down']} down",
+            f"{found['corrections']} better answers written",
+        ),
+        card(
+            "Log",
+            f"{found['interactions']:,}",
+            f"interactions of {found['people']} people, {found['errors']} errors",
+        ),
+    ]
+    if test:
+        lift = "-" if test["lift"] is None else f"{test['lift']:+.1%}"
+        cards.insert(2, card("Lift so far", lift, test["text"]))
+    if found["job"]:
+        cards.append(
+            card(
+                f"Training run {found['job']['id']}",
+                found["job"]["status"],
+                doing or found["job"]["reason"],
+            )
+        )
+    return cards
+
+
+def _arm(arm: dict[str, Any]) -> str:
+    quality = "-" if arm["quality"] is None else f"{arm['quality']:.2f}"
+    return f"{arm['requests']} answers, {arm['positives']} of {arm['rated']} thumbs up, quality {quality}"
+
+
+def card(title: str, value: str, text: str, share: float | None = None, colour: str = "") -> str:
+    """A number with its name; `share` draws a bar."""
+    bar = ""
+    if share is not None:
+        width = max(0.0, min(1.0, share)) * 100
+        style = f"width:{width:.0f}%" + (f";--c:var(--{colour})" if colour else "")
+        bar = f"<div class='bar'><i style='{style}'></i></div>"
+    return (
+        f"<div class='card'><h3>{escape(title)}</h3><div class='v'>{escape(value)}</div>{bar}"
+        f"<div class='s'>{escape(text)}</div></div>"
+    )
+
+
+def gauges(triggers: dict[str, Any]) -> str:
+    """What would start the next training, and how near it is."""
+    cards = []
+    for gauge in triggers["gauges"]:
+        value, threshold = gauge["value"], gauge["threshold"]
+        shown = (
+            "-"
+            if value is None
+            else f"{_amount(value, gauge['unit'])} / {_amount(threshold, gauge['unit'])}"
+        )
+        share = None if value is None or not threshold else value / threshold
+        colour = "warn" if gauge["fires"] else ""
+        cards.append(card(_GAUGES[gauge["name"]], shown, gauge["text"], share, colour))
+    return f"<div class='title'>What starts the next training</div><div class='cards'>{''.join(cards)}</div>"
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "share":
+        return f"{value:.0%}"
+    short = {"hours": " h", "days": " d"}.get(unit, "")
+    return f"{value:,.0f}{short}" if value == int(value) or value >= 100 else f"{value:.1f}{short}"
+
+
+def job(found: dict[str, Any] | None, doing: str, last: dict[str, Any] | None) -> str:
+    """The training that is going on, or how the last one ended."""
+    if found is None:
+        if last is None:
+            return card("Training", "None yet", "A training starts by itself when a trigger fires.")
+        return card(
+            f"Last training, run {last['id']}", last["status"].replace("_", " "), last["outcome"]
+        )
+    progress = found["progress"] or {}
+    share = progress["step"] / progress["steps"] if progress.get("steps") else None
+    stopping = "; being cancelled" if found["cancelling"] else ""
+    value = (
+        f"{found['status']}{stopping}"
+        if share is None
+        else f"step {progress['step']} of {progress['steps']}{stopping}"
+    )
+    return card(f"Training run {found['id']}", value, doing or found["reason"], share)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -> str:
+    """A table; numbers stand right, times do not break, texts are shortened with the whole as title."""
+    if not rows:
+        return f"<div class='none'>{escape(nothing)}</div>"
+    head = "".join(f"<th>{escape(h)}</th>" for h in headers)
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
+    return f"<div class='scroll'><table class='grid'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "<td class='mut'>-</td>"
+    if isinstance(value, datetime):
+        return f"<td class='t'>{value:%Y-%m-%d %H:%M}</td>"
+    if isinstance(value, bool):
+        return f"<td>{'yes' if value else 'no'}</td>"
+    if isinstance(value, int | float):
+        return (
+            f"<td class='n'>{value:,.3f}</td>"
+            if isinstance(value, float)
+            else f"<td class='n'>{value:,}</td>"
+        )
+    if isinstance(value, Markup):
+        return f"<td>{value}</td>"
+    text = str(value)
+    return f"<td title='{escape(text, quote=True)}'>{escape(shorten(text, 160))}</td>"
+
+
+def pill(text: str, colour: str = "acc") -> Markup:
+    return Markup(f"<span class='pill' style='--c:var(--{colour})'>{escape(text)}</span>")
+
+
+def versions(found: Sequence[Version], numbers: dict[str, dict[str, Any]]) -> str:
+    """Every version with what it had to beat and what people made of it."""
+    colours = {"champion": "good", "challenger": "warn", "candidate": "acc", "retired": "mut"}
+    rows = []
+    for version in found:
+        seen = numbers.get(version.name, {})
+        rows.append(
+            (
+                version.name,
+                pill(version.stage.value, colours[version.stage.value]),
+                version.parent,
+                version.val_loss,
+                version.parent_val_loss,
+                seen.get("answers", 0),
+                seen.get("quality"),
+                f"{seen.get('up', 0)} / {seen.get('down', 0)}",
+                version.created_at,
+                version.champion_since,
+            )
+        )
+    headers = (
+        "Version",
+        "Stage",
+        "Had to beat",
+        "Validation loss",
+        "Parent's loss",
+        "Answers",
+        "Quality",
+        "Up / down",
+        "Made",
+        "In service since",
+    )
+    return table(headers, rows, "No version has been trained yet.")
+
+
+def runs(found: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (
+            r["id"],
+            r["started_at"],
+            r["trigger"],
+            r["requested_by"],
+            pill(r["status"].replace("_", " "), _run_colour(r["status"])),
+            r["version"],
+            r["outcome"] or r["reason"],
+        )
+        for r in found
+    ]
+    return table(
+        ("Run", "Started", "Trigger", "By", "Status", "Version", "Outcome"),
+        rows,
+        "No training has been run yet.",
+    )
+
+
+def _run_colour(status: str) -> str:
+    return {
+        "deployed": "good",
+        "rejected": "bad",
+        "failed": "bad",
+        "cancelled": "mut",
+        "not_enough_data": "mut",
+    }.get(status, "warn")
+
+
+def gate(run: dict[str, Any] | None) -> str:
+    """The checks of the latest version that stood at the gate."""
+    checks = (run or {}).get("result") or {}
+    rows = [
+        (c["name"], pill("passed", "good") if c["passed"] else pill("failed", "bad"), c["text"])
+        for c in checks.get("gate", [])
+    ]
+    return table(("Check", "Verdict", "Measured"), rows, "No version has stood at the gate yet.")
+
+
+def funnel_reasons(steps: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (s["name"], s["kept"], ", ".join(f"{n:,} {why}" for why, n in s["dropped"].items()) or "-")
+        for s in steps
+    ]
+    return table(("Step", "Left", "Dropped, and why"), rows, "No training set has been made yet.")
+
+
+def feedback(found: Sequence[dict[str, Any]]) -> str:
+    marks = {1: pill("up", "good"), -1: pill("down", "bad"), 0: Markup("-")}
+    rows = [
+        (
+            f["at"],
+            f["user"],
+            marks[f["thumb"]],
+            f["prompt"],
+            f["answer"],
+            f["correction"],
+            ", ".join(f["reasons"]),
+            f["comment"],
+            f["version"],
+        )
+        for f in found
+    ]
+    headers = (
+        "When (UTC)",
+        "Who",
+        "Thumb",
+        "Question",
+        "Answer",
+        "The better answer",
+        "Reasons",
+        "Comment",
+        "Version",
+    )
+    return table(headers, rows, "Nobody has given a thumb yet.")
+
+
+def iterations(found: Sequence[dict[str, Any]]) -> str:
+    rows = [(r["at"], r["step"].replace("_", " "), r["repeats"], r["reason"]) for r in found]
+    return table(("When (UTC)", "Step", "Times", "Why"), rows, "The loop has not looked yet.")
+
+
+def audit(found: Sequence[dict[str, Any]]) -> str:
+    rows = [(r["at"], r["actor"], r["action"], r["subject"], r["reason"]) for r in found]
+    return table(("When (UTC)", "Who", "Did", "To", "Why"), rows, "Nothing has been done yet.")
+
+
+def experiments(found: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (
+            e["id"],
+            e["champion"],
+            e["challenger"],
+            f"{e['share']:.0%}",
+            e["started_at"],
+            e["ended_at"],
+            e["outcome"] or "running",
+            e["reason"],
+        )
+        for e in found
+    ]
+    headers = ("Test", "Champion", "Challenger", "Share", "Started", "Ended", "Outcome", "Why")
+    return table(headers, rows, "No test has been run yet.")

@@ -1,0 +1,81 @@
+"""The web server: two Gradio apps, our own sign-in, and the gate, on one FastAPI app."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.middleware.cors import CORSMiddleware
+
+from cl.house import House
+from cl.web import admin, chat, look, signin
+from cl.web.gate import Gate
+
+
+def create_app(house: House) -> FastAPI:
+    """The whole web app. The background thread runs as long as it does."""
+    settings = house.books.settings
+    gate = Gate(
+        house.books.accounts, is_open=settings.auth == "open", in_frame=bool(settings.space)
+    )
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        house.worker.start()
+        yield
+        house.worker.stop()
+
+    app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route("/healthz", lambda: _health(house))
+    app.add_api_route("/favicon.ico", lambda: FileResponse(look.LOGO, media_type="image/svg+xml"))
+    app.include_router(signin.routes(house.books.accounts, in_frame=bool(settings.space)))
+    _mount(app, admin.build(house), "/admin", gate.admins)  # first: "/" would swallow it
+    _mount(app, chat.build(house), "/", gate.staff)
+    app.middleware("http")(gate)
+    # Gradio mirrors any origin with credentials; an empty allow list in front switches that off.
+    app.add_middleware(CORSMiddleware, allow_origins=[])
+    return app
+
+
+def serve(app: Any, host: str, port: int) -> None:
+    """Answer until told to stop; running answers get a few seconds to end."""
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+
+
+def _health(house: House) -> Response:
+    """200 while the background thread lives and its last work went well, else 503."""
+    problem = house.worker.problem
+    is_well = house.worker.is_alive() and problem is None
+    facts = {
+        "ok": is_well,
+        "models": house.engine.loaded(),
+        "problem": problem.text if problem else None,
+    }
+    return JSONResponse(facts, 200 if is_well else 503)
+
+
+def _mount(
+    app: FastAPI, blocks: gr.Blocks, path: str, who: Callable[[Request], str | None]
+) -> None:
+    blocks.max_threads = 400  # before queue(): the hard cap of all running events
+    blocks.queue(max_size=500, default_concurrency_limit=8, api_open=False)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path,
+        auth_dependency=who,
+        theme=look.THEME,
+        css_paths=look.STYLE,
+        head_paths=look.HEAD,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        show_error=False,
+        max_file_size="1mb",
+    )
