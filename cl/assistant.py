@@ -6,7 +6,7 @@ The chat page, the demo and whatever else speaks for a person come through here.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -40,13 +40,11 @@ class Assistant:
         ab_test: ABTestManager,
         engine: Model,
         options: ChatOptions,
-        seed: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._logger = logger
         self._ab_test = ab_test
         self._engine = engine
         self._options = options
-        self._seed = seed
         self.lost_rows = 0  # answers given that could not be logged; shown to the admin
 
     def begin(
@@ -126,7 +124,6 @@ class Assistant:
             max_tokens=options.max_answer_tokens,
             temperature=options.temperature,
             top_p=options.top_p,
-            seed=self._seed(),
             max_seconds=options.max_answer_seconds,
         )
 

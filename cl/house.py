@@ -1,6 +1,7 @@
 """Putting the parts together: settings in, a house of working parts out.
 
-`open_books` gives what needs the database only, in milliseconds; `open_house` adds the model.
+`open_books` gives what needs the database only, in milliseconds; `open_house` adds the model, and
+`build_house` joins the two, whoever the engine and the trainer are.
 """
 
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 from peewee import Database
@@ -15,10 +17,10 @@ from peewee import Database
 from cl import files
 from cl.ab_test import ABTestManager
 from cl.accounts import Accounts
-from cl.assistant import Assistant
+from cl.assistant import Assistant, Model
 from cl.db.database import open_database
-from cl.loop import ContinuousLearningLoop, Parts
-from cl.model.base_model import BaseModel, Say, prepare
+from cl.loop import ContinuousLearningLoop, Parts, Serving, Trainer
+from cl.model.base_model import Say, prepare
 from cl.model.engine import Engine
 from cl.model.rehearsal import RehearsalBuffer
 from cl.model.training_job import TrainingJob
@@ -57,13 +59,18 @@ class Books:
         return self.settings.data_dir / "runs"
 
 
+class ModelEngine(Serving, Model, Protocol):
+    """What the house as a whole needs of an engine."""
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class House:
     """Everything."""
 
     books: Books
-    base: BaseModel
-    engine: Engine
+    engine: ModelEngine
     versions: VersionStore
     data: TrainingDataGenerator
     assistant: Assistant
@@ -94,9 +101,7 @@ def open_books(settings: Settings, clock: Clock = utc_now) -> Books:
     )
 
 
-def open_house(
-    books: Books, say: Say = lambda text, share: None, seed: Callable[[], int | None] = lambda: None
-) -> House:
+def open_house(books: Books, say: Say = lambda text, share: None) -> House:
     """Add the model. Fetches it first if it is not there; `say` hears how far that is."""
     settings = books.settings
     base = prepare(settings.model, books.models, say)
@@ -104,11 +109,19 @@ def open_house(
     engine = Engine(
         base, versions, max_rows=settings.chat.max_rows, max_waiting=settings.chat.max_waiting
     )
-    rehearsal = RehearsalBuffer(engine, settings.data_dir, base.sha256)
+    trainer = TrainingJob(base, versions, settings.training, settings.data.seed)
+    return build_house(books, engine, trainer, versions)
+
+
+def build_house(
+    books: Books, engine: ModelEngine, trainer: Trainer, versions: VersionStore
+) -> House:
+    """The whole house around an engine and a trainer. `versions` knows which base model they use."""
+    settings = books.settings
+    rehearsal = RehearsalBuffer(engine, settings.data_dir, versions.base_sha256)
     data = TrainingDataGenerator(
         books.logger, rehearsal, settings.data, settings.chat.system_prompt
     )
-    trainer = TrainingJob(base, versions, settings.training, settings.data.seed)
     parts = Parts(
         database=books.database,
         logger=books.logger,
@@ -125,11 +138,10 @@ def open_house(
     loop = ContinuousLearningLoop(parts)
     return House(
         books=books,
-        base=base,
         engine=engine,
         versions=versions,
         data=data,
-        assistant=Assistant(books.logger, books.ab_test, engine, settings.chat, seed),
+        assistant=Assistant(books.logger, books.ab_test, engine, settings.chat),
         loop=loop,
         worker=Worker(loop, books.clock, timedelta(minutes=settings.check_minutes)),
     )
