@@ -46,7 +46,7 @@ class ABTestManager:
     def state(self) -> State:
         champion, challenger = self.champion(), self.challenger()
         ended = Experiment.select().where(Experiment.ended_at.is_null(False))
-        last = ended.order_by(Experiment.ended_at.desc(), Experiment.id.desc()).first()
+        last = ended.order_by(Experiment.id.desc()).first()
         promoted = last.challenger if last and last.outcome == "promoted" else None
         return state_of(
             champion.name if champion else None, challenger.name if challenger else None, promoted
@@ -178,9 +178,13 @@ class ABTestManager:
         champion = self.champion()
         if champion is None:
             return None
-        before = VersionRow.select().where(VersionRow.champion_since < champion.champion_since)
-        row = before.order_by(VersionRow.champion_since.desc()).first()
-        return str(row.name) if row else BASE
+        # Not "the one with the date before": clocks are set back.
+        promotion = Experiment.get_or_none(
+            (Experiment.challenger == champion.name)
+            & (Experiment.outcome == "promoted")
+            & (Experiment.ended_at == champion.champion_since)
+        )
+        return str(promotion.champion) if promotion else BASE
 
     def rollback(self, *, actor: str, reason: str, expected: str | None = None) -> str:
         """Put the champion before back in service. Returns its name, `base` if there was none.

@@ -11,11 +11,12 @@ owner, and the owner's heartbeat.
 
 import json
 import logging
+import math
 import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -86,6 +87,10 @@ class Parts:
     gate: GateLimits
     runs: Path
     clock: Callable[[], datetime]
+
+
+class _TakenOver(RuntimeError):
+    """Another process has made this run its own."""
 
 
 class ContinuousLearningLoop:
@@ -191,6 +196,13 @@ class ContinuousLearningLoop:
         if run.attempts >= _MOST_ATTEMPTS:  # counted before this one
             reason = f"Broken off {run.attempts} times at the same step; given up."
             return self._close(run, RunStatus.FAILED, Step.FAILED, reason)
+        try:
+            return self._take_step(run)
+        except _TakenOver as problem:
+            return IterationReport(Step.WAITED, str(problem))
+
+    def _take_step(self, run: Any) -> IterationReport:
+        """Whatever this raises that can be expected of a step ends the run, with that reason."""
         steps = {
             RunStatus.REQUESTED: self._generate,
             RunStatus.GENERATED: self._train,
@@ -244,10 +256,7 @@ class ContinuousLearningLoop:
         )
 
     def _gate(self, run: Any) -> IterationReport:
-        parent = run.result["parent"]
-        result = TrainingResult(
-            **{k: v for k, v in run.result.items() if k not in ("parent", "gate")}
-        )
+        parent, result = run.result["parent"], _result(run.result)
         candidate = self._folder(run) / "candidate"
         try:
             verify_adapter(candidate, self._p.versions.base_sha256)
@@ -340,7 +349,7 @@ class ContinuousLearningLoop:
             & TrainingRun.ended_at.is_null()
         )
         if TrainingRun.update(**values).where(mine).execute() != 1:
-            raise Refused(f"Run {run.id} was taken over by another process.")
+            raise _TakenOver(f"Run {run.id} was taken over by another process.")
         for name, value in values.items():
             setattr(run, name, value)
 
@@ -385,6 +394,12 @@ def describe(progress: Progress) -> str:
 
 def _open_run() -> Any:
     return TrainingRun.get_or_none(TrainingRun.ended_at.is_null())
+
+
+def _result(stored: dict[str, Any]) -> TrainingResult:
+    """As the trainer gave it; a number that was not finite is stored as None."""
+    found: dict[str, Any] = {item.name: stored[item.name] for item in fields(TrainingResult)}
+    return TrainingResult(**{name: math.nan if n is None else n for name, n in found.items()})
 
 
 def _sentence(version: str, failed: Sequence[GateCheck]) -> str:

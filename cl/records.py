@@ -256,10 +256,14 @@ class DataSet:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What the trainer reports. Losses are mean nats per answer token."""
+    """What the trainer reports. Losses are mean nats per answer token.
+
+    Validation losses are over `val_examples` held-out answers which the parent did not write itself.
+    """
 
     val_loss: float
     parent_val_loss: float
+    val_examples: int
     base_val_loss: float
     drift: float
     steps: int

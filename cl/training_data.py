@@ -3,7 +3,7 @@
 Reads the log page by page, sends it through the funnel of `rules/filtering.py`, merges the
 rehearsal buffer, splits by conversation and writes the files. The same log, settings and seed give
 the same bytes. A line is {"messages": [...], "source": ...}, the answer last; sources are
-correction, thumb, rephrased and rehearsal.
+correction, thumb, rephrased and rehearsal. `version` tells which version wrote a liked answer.
 """
 
 import hashlib
@@ -54,8 +54,8 @@ class TrainingDataGenerator:
         buffer = self._rehearsal.rows(
             lambda done, of: tell(f"asking the base model, {done} of {of}")
         )
-        held_out = splitting.validation_conversations(
-            (e.conversation_id for e in kept), self._limits.val_share, self._limits.seed
+        held_out = self._held_out(kept) | self._held_out(
+            e for e in kept if e.source == "correction"
         )
         val = [e for e in kept if e.conversation_id in held_out]
         train = [e for e in kept if e.conversation_id not in held_out]
@@ -125,12 +125,22 @@ class TrainingDataGenerator:
     def _context(self, row: Interaction) -> tuple[Message, ...]:
         return tuple(self._logger.context(row.conversation_id, row.id))
 
+    def _held_out(self, examples: Iterable[Example]) -> set[int]:
+        """The validation conversations; asked for corrections alone, too, so that some are in."""
+        conversations = (e.conversation_id for e in examples)
+        return splitting.validation_conversations(
+            conversations, self._limits.val_share, self._limits.seed
+        )
+
     def _lines(
         self, examples: Iterable[Example], buffer: Iterable[RehearsalRow], is_train: bool
     ) -> list[str]:
         lines: list[str] = []
         for e in examples:
-            lines.append(self._line(e.source, e.context, e.prompt, e.answer, id=e.interaction_id))
+            author = {"version": e.version} if e.source == "thumb" else {}
+            lines.append(
+                self._line(e.source, e.context, e.prompt, e.answer, id=e.interaction_id, **author)
+            )
             if is_train and not e.context:
                 for wording in filtering.rephrased(e.prompt, self._limits.rephrasings):
                     lines.append(
@@ -175,6 +185,7 @@ def _example(row: Interaction, score: float, context: tuple[Message, ...], answe
         answer=answer,
         source="correction" if row.feedback.correction else "thumb",
         score=score,
+        version=row.version,
         context=context,
     )
 

@@ -4,6 +4,8 @@ At most one champion, one challenger, one running experiment and one open traini
 unique indexes make the database refuse a second one, whoever asks.
 """
 
+import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,6 +34,20 @@ class UtcField(BigIntegerField):
 
     def python_value(self, value: int | None) -> datetime | None:
         return None if value is None else _EPOCH + timedelta(milliseconds=value)
+
+
+def _plain(value: Any) -> Any:
+    """Without infinities and NaN, which no database takes for JSON: a missing number is None."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class _PlainJson(JSONField):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(dumps=lambda value: json.dumps(_plain(value)), **options)
 
 
 class Table(Model):
@@ -104,7 +120,7 @@ class Feedback(Table):
     interaction = ForeignKeyField(Interaction, unique=True, on_delete="CASCADE")
     user = CharField(max_length=64)
     thumb = IntegerField(default=0)
-    reasons: Any = JSONField(default=list)
+    reasons: Any = _PlainJson(default=list)
     comment = TextField(default="")
     correction = TextField(default="")
     created_at: Any = UtcField()
@@ -130,7 +146,7 @@ class Experiment(Table):
     champion = CharField(max_length=64)
     challenger = CharField(max_length=64)
     share = FloatField()
-    limits: Any = JSONField()  # the configuration, frozen at the start
+    limits: Any = _PlainJson()  # the configuration, frozen at the start
     scorer = CharField(max_length=32)
     started_at: Any = UtcField()
     ended_at: Any = UtcField(null=True)
@@ -147,7 +163,7 @@ class Check(Table):
     decision = CharField(max_length=16)
     reason = CharField(max_length=32)
     lift = FloatField(null=True)
-    numbers: Any = JSONField()
+    numbers: Any = _PlainJson()
 
 
 class TrainingRun(Table):
@@ -158,8 +174,8 @@ class TrainingRun(Table):
     requested_by = CharField(max_length=64)
     last_interaction = IntegerField(default=0)  # the watermark: what this run could see
     version = CharField(null=True, max_length=64)
-    data: Any = JSONField(null=True)  # the DataSet with its funnel
-    result: Any = JSONField(null=True)  # the TrainingResult and the gate's checks
+    data: Any = _PlainJson(null=True)  # the DataSet with its funnel
+    result: Any = _PlainJson(null=True)  # the TrainingResult and the gate's checks
     outcome = TextField(default="")
     owner = CharField(default="", max_length=128)  # the process at work on it
     heartbeat_at: Any = UtcField(null=True)
@@ -177,7 +193,7 @@ class Iteration(Table):
     at: Any = UtcField()
     step = CharField(max_length=24)
     reason = TextField()
-    details: Any = JSONField(default=dict)
+    details: Any = _PlainJson(default=dict)
     repeats = IntegerField(default=1)
 
 

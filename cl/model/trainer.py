@@ -9,6 +9,9 @@ vocabulary: the model may learn, but stays like itself elsewhere (Li & Hoiem 201
 1606.09282). Each epoch takes the next stretch of the rehearsal buffer, as long as
 `rehearsal_ratio` says, so that a large buffer costs no more than a small one.
 
+Validation leaves out answers that the parent wrote itself (they got a thumb up): it finds its own
+words likelier than any other model can, however good, so nothing could ever beat it on them.
+
 Beside the job file it writes progress.json, losses.jsonl, the folder candidate/ and, last,
 result.json. It ends when its standard input closes: a trainer never outlives the app.
 """
@@ -31,7 +34,7 @@ from cl import files
 from cl.model.base_model import BaseModel
 from cl.model.engine import encode_chat, load_model, plain_ids
 from cl.model.versions import ADAPTER, write_manifest
-from cl.records import TrainingResult
+from cl.records import BASE, TrainingResult
 from cl.settings import TrainingOptions, quiet_libraries
 
 EXIT_DONE, EXIT_FAILED, EXIT_CANCELLED = 0, 1, 75
@@ -49,6 +52,7 @@ class Row:
     answer_from: int
     is_rehearsal: bool
     number: int
+    author: str = ""  # the version that wrote the answer; empty where a person did
 
 
 @dataclass(frozen=True)
@@ -247,14 +251,21 @@ def read_rows(path: Path, tokenizer: Any, longest: int, first_number: int = 0) -
             example = json.loads(line)
             messages, answer = example["messages"][:-1], example["messages"][-1]["content"]
             is_rehearsal, is_whole = example["source"] == "rehearsal", example.get("whole", True)
+            author = str(example.get("version", ""))
         except (ValueError, KeyError, IndexError, TypeError):
             raise TrainingProblem(f"{path.name}, line {number} is not a training example") from None
         prompt = encode_chat(tokenizer, messages)
         # An answer that was cut must not teach the model to stop there.
         ids = prompt + plain_ids(tokenizer, answer) + ([tokenizer.eos_token_id] if is_whole else [])
         if len(prompt) < len(ids) <= longest:
-            rows.append(Row(tuple(ids), len(prompt), is_rehearsal, first_number + number))
+            rows.append(Row(tuple(ids), len(prompt), is_rehearsal, first_number + number, author))
     return rows
+
+
+def fair_to_all(held_out: Sequence[Row], parent: str) -> list[Row]:
+    """The rows to validate on: without the parent's own answers, unless there are no others."""
+    foreign = [row for row in held_out if row.author != parent]
+    return list(held_out) if all(row.is_rehearsal for row in foreign) else foreign
 
 
 def batches(rows: Sequence[Row], budget: int, dice: random.Random) -> list[list[Row]]:
@@ -311,6 +322,7 @@ class Training:
         result = TrainingResult(
             val_loss=best[0],
             parent_val_loss=parent_loss,
+            val_examples=sum(not row.is_rehearsal for row in held_out),
             base_val_loss=base_loss,
             drift=best[1] if math.isfinite(best[1]) else 0.0,
             steps=self._steps,
@@ -333,7 +345,7 @@ class Training:
         for found in (rows, held_out):
             if all(row.is_rehearsal for row in found):
                 raise TrainingProblem("there is nothing to learn from, or nothing to validate on")
-        return rows, held_out
+        return rows, fair_to_all(held_out, self._job.parent.name if self._job.parent else BASE)
 
     def _learn(
         self, learner: Learner, rows: Sequence[Row], held_out: Sequence[Row]

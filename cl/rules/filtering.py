@@ -34,6 +34,7 @@ class Example:
     answer: str
     source: str  # thumb or correction
     score: float
+    version: str  # the one that answered; with a thumb up it wrote the answer to be learned
     context: tuple[Message, ...] = ()  # the turns before the prompt
 
     @property

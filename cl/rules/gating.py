@@ -31,7 +31,7 @@ def checks(
             loss,
             parent,
             loss < parent,
-            f"{loss:.4f} against {parent:.4f}",
+            f"{loss:.4f} against {parent:.4f} on {result.val_examples} answers kept back",
         ),
         GateCheck(
             "stays like the base model",

@@ -36,7 +36,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], _Check | None], ...] = (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]+?-----END [A-Z ]*PRIVATE KEY-----"),
         None,
     ),
-    ("TOKEN", re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"), None),
+    ("TOKEN", re.compile(r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"), None),
     ("KEY", re.compile(r"\b(?:sk|pk|rk)[-_](?:live|test|proj|ant)?[-_]?[A-Za-z0-9_-]{16,}"), None),
     (
         "KEY",
@@ -52,7 +52,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], _Check | None], ...] = (
         None,
     ),
     ("URL_LOGIN", re.compile(r"(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"), None),
-    ("EMAIL", re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+"), None),
+    ("EMAIL", re.compile(r"[\w.+%-]{1,64}@[\w-]+(?:\.[\w-]+)+"), None),
     (
         "IBAN",
         re.compile(r"\b[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?\b"),

@@ -1,0 +1,174 @@
+"""Small stand-ins that behave: a clock to set, an engine that knows what it was taught, a trainer
+that writes real adapter files. With them the whole house runs in milliseconds."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from cl import files
+from cl.house import Books, House, build_house, open_books
+from cl.loop import Trainer
+from cl.model.training_job import Progress, TrainingCancelled
+from cl.model.versions import ADAPTER, VersionStore, write_manifest
+from cl.records import BASE, Finish, Message, Piece, Sampling, TrainingResult
+from cl.rules.text import words
+from cl.settings import Settings, load_settings
+
+BASE_SHA = "b" * 64
+DONT_KNOW = "That is a good question about many things in life."
+
+
+class FakeClock:
+    """Stands still until it is set forward."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 5, 9, tzinfo=UTC)) -> None:
+        self.now = start
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def skip(self, hours: float) -> None:
+        self.now += timedelta(hours=hours)
+
+
+class FakeEngine:
+    """Answers like the most similar question a version was taught; the base knows nothing.
+
+    `problem`, when set, is raised instead of the next answers.
+    """
+
+    def __init__(self, versions: VersionStore) -> None:
+        self._versions = versions
+        self._known: dict[str, dict[str, str]] = {}
+        self.problem: Exception | None = None
+        self.on_piece: Callable[[], None] = lambda: None
+
+    async def chat(
+        self, version: str, messages: Sequence[Message], sampling: Sampling
+    ) -> AsyncGenerator[Piece, None]:
+        answer = self._answer(version, messages)
+        for word in answer.split(" "):
+            self.on_piece()
+            yield Piece(word + " ")
+        yield Piece("", Finish("stop", len(messages), len(answer.split(" "))))
+
+    def ask_all(
+        self,
+        version: str,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> list[tuple[str, Finish]]:
+        tell(len(conversations))
+        return [(self._answer(version, c), Finish("stop")) for c in conversations]
+
+    def ensure(self, version: str) -> None:
+        if version in self._known:
+            return
+        if version != BASE:
+            self._versions.check(version)
+        learned = self._versions.folder / version / "learned.json"
+        self._known[version] = json.loads(learned.read_text()) if version != BASE else {}
+
+    def drop(self, version: str) -> None:
+        self._known.pop(version, None)
+
+    def loaded(self) -> list[str]:
+        return sorted(self._known)
+
+    def close(self) -> None:
+        self._known.clear()
+
+    def _answer(self, version: str, messages: Sequence[Message]) -> str:
+        if self.problem:
+            raise self.problem
+        self.ensure(version)
+        asked = set(words(messages[-1]["content"]))
+
+        def likeness(question: str) -> float:
+            known = set(words(question))
+            return len(asked & known) / len(asked | known)
+
+        known = self._known[version]
+        best = max(known, key=likeness, default=None)
+        return known[best] if best and likeness(best) > 0.15 else DONT_KNOW
+
+
+class FakeTrainer:
+    """Learns every taught line by heart; the losses are what the test says."""
+
+    def __init__(self, val_loss: float = 1.0, parent_val_loss: float = 2.0) -> None:
+        self.val_loss = val_loss
+        self.parent_val_loss = parent_val_loss
+        self.problem: Exception | None = None
+        self.trainings = 0
+
+    def train(
+        self, data: Path, folder: Path, parent: str, keep_going: Callable[[Progress], bool]
+    ) -> TrainingResult:
+        self.trainings += 1
+        if self.problem:
+            raise self.problem
+        if not keep_going(Progress("training", 1, 2, 1.0)):
+            raise TrainingCancelled("The training was cancelled.")
+        rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+        taught = {
+            row["messages"][-2]["content"]: row["messages"][-1]["content"]
+            for row in rows
+            if row["source"] != "rehearsal"
+        }
+        write_adapter(folder / "candidate", taught)
+        return TrainingResult(self.val_loss, self.parent_val_loss, 5, 2.0, 0.01, 2, 1, 100, 0.1)
+
+
+def write_adapter(folder: Path, taught: dict[str, str], weight: float = 1.0) -> None:
+    """A whole candidate folder with one small tensor."""
+    with files.new_folder(folder) as aside:
+        save_file({"lora_A.weight": np.full((2, 2), weight, np.float32)}, aside / ADAPTER)
+        (aside / "learned.json").write_text(json.dumps(taught))
+        write_manifest(aside, base_sha256=BASE_SHA)
+
+
+def fake_settings(data_dir: Path, **changes: object) -> Settings:
+    """Demo thresholds in this folder, whatever the environment of the tests says."""
+    texts = {"preset": "demo", **{name: str(value) for name, value in changes.items()}}
+    return load_settings({}, data_dir=str(data_dir), **texts)
+
+
+def fake_books(data_dir: Path, clock: Callable[[], datetime], **changes: object) -> Books:
+    return open_books(fake_settings(data_dir, **changes), clock)
+
+
+def fake_house(books: Books, trainer: Trainer | None = None) -> House:
+    """The real house around the fake engine and trainer."""
+    versions = VersionStore(books.models, BASE_SHA)
+    return build_house(books, FakeEngine(versions), trainer or FakeTrainer(), versions)
+
+
+def talk(
+    house: House,
+    user: str,
+    text: str,
+    *,
+    conversation: int | None = None,
+    thumb: int | None = None,
+    correction: str | None = None,
+) -> tuple[int, str]:
+    """Say something through the front door and rate the answer. Returns (interaction id, answer)."""
+
+    async def answer() -> str:
+        number, interaction = house.assistant.begin(user, text, conversation)
+        pieces = [p async for p in house.assistant.answer(user, number, interaction)]
+        found.append(interaction)
+        return "".join(pieces).strip()
+
+    found: list[int] = []
+    said = asyncio.run(answer())
+    if thumb is not None or correction is not None:
+        house.books.logger.record_feedback(found[0], user, thumb=thumb, correction=correction)
+    return found[0], said
