@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 TEMPORARY = ".tmp-"
 
 
@@ -52,14 +54,22 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> int:
-    """Remove what crashes left behind in this folder. Returns how many things there were."""
-    left = list(folder.glob(f"{TEMPORARY}*")) if folder.is_dir() else []
+    """Remove what crashes left behind in and below this folder. Returns how many things there were.
+
+    What another living process is writing at this moment stays.
+    """
+    left = [path for path in folder.rglob(f"{TEMPORARY}*") if not _is_being_written(path)]
     for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return len(left)
+
+
+def _is_being_written(path: Path) -> bool:
+    writer = path.name.removeprefix(TEMPORARY).partition("-")[0]
+    return writer.isdecimal() and int(writer) != os.getpid() and psutil.pid_exists(int(writer))
 
 
 def sha256(path: Path) -> str:

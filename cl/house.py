@@ -165,8 +165,7 @@ def serve_alone(data_dir: Path) -> FileLock:
 
 def sweep_up(books: Books) -> None:
     """After a crash: half-written files go, and answers nobody writes any more say so."""
-    for folder in (books.models, *(books.runs.iterdir() if books.runs.is_dir() else ())):
-        files.sweep(folder)
+    files.sweep(books.settings.data_dir)
     books.logger.interrupt_unfinished()
 
 

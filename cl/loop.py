@@ -398,8 +398,9 @@ def _open_run() -> Any:
 
 def _result(stored: dict[str, Any]) -> TrainingResult:
     """As the trainer gave it; a number that was not finite is stored as None."""
-    found: dict[str, Any] = {item.name: stored[item.name] for item in fields(TrainingResult)}
-    return TrainingResult(**{name: math.nan if n is None else n for name, n in found.items()})
+    names = [item.name for item in fields(TrainingResult)]
+    found: dict[str, Any] = {n: math.nan if stored[n] is None else stored[n] for n in names}
+    return TrainingResult(**found)
 
 
 def _sentence(version: str, failed: Sequence[GateCheck]) -> str:

@@ -1,7 +1,8 @@
 """Moving histories in and out: one JSON object a line.
 
     {"conversation": [{"role", "content"}...], "response": "...", "feedback": 1 | -1 | 0,
-     "group": "...", "user": "...", "correction": "...", "comment": "...", "reasons": [...]}
+     "group": "...", "user": "...", "correction": "...", "comment": "...", "reasons": [...],
+     "created_at": "2026-01-31T09:30:00+00:00"}
 
 `conversation` ends with the user's message; only it and `response` are needed. Lines that share a
 `group` are one conversation. A line imported twice is there once.
@@ -11,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from peewee import Database
@@ -87,13 +89,24 @@ def _store_line(logger: UsageLogger, line: str) -> bool:
             said, got = turns[index]["content"], turns[index + 1]["content"]
             logger.add_finished(user, conversation, said, got, _key(user, group, said, got))
     key = _key(user, group, messages[-1]["content"], answer)
-    return logger.add_finished(user, conversation, messages[-1]["content"], answer, key, feedback)
+    prompt, at = messages[-1]["content"], _time(entry.get("created_at"))
+    return logger.add_finished(user, conversation, prompt, answer, key, feedback, at)
 
 
 def _message(value: Any) -> Message:
     if not isinstance(value, dict) or value.get("role") not in ("system", "user", "assistant"):
         raise ValueError("a message needs a role (system, user or assistant) and a content")
     return Message(role=value["role"], content=clean(_text(value["content"])))
+
+
+def _time(value: Any) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"`created_at` is {value!r}; it must be an ISO 8601 time") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _text(value: Any) -> str:

@@ -173,8 +173,9 @@ class UsageLogger:
         answer: str,
         request_id: str,
         feedback: Feedback | None = None,
+        at: datetime | None = None,
     ) -> bool:
-        """Store an interaction that took place elsewhere. False when it is there already.
+        """Store an interaction that took place elsewhere (`at` some time). False when it is known.
 
         Raises ValueError for feedback that would be refused from a person, too.
         """
@@ -182,7 +183,7 @@ class UsageLogger:
             return False
         said = feedback or Feedback()
         values = _checked(said.thumb, said.reasons, said.comment, said.correction)
-        now = self._now()
+        now = at or self._now()
         row = Row.create(
             request_id=request_id,
             conversation=conversation_id,

@@ -11,6 +11,7 @@ from cl.ab_test import Refused
 from cl.db.tables import Audit, Due, Iteration, TrainingRun
 from cl.house import Books, House
 from cl.loop import ContinuousLearningLoop
+from cl.model.engine import EngineError
 from cl.model.training_job import Progress, TrainingFailed
 from cl.model.versions import ADAPTER
 from cl.records import BASE, RunStatus, State, Step, TrainingResult
@@ -288,8 +289,6 @@ def test_the_engine_holds_what_the_database_wants(house: House) -> None:
 
 
 def test_many_errors_train_and_raise_an_alert(house: House) -> None:
-    from cl.model.engine import EngineError
-
     teach(house, 11)
     house.engine.problem = EngineError("broken")  # type: ignore[attr-defined]
     for _ in range(9):

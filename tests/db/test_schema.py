@@ -1,0 +1,118 @@
+"""The migrations and the tables agree, and the database can be opened whatever its history."""
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+from peewee import IntegrityError
+
+from cl.db import tables
+from cl.db.database import MIGRATIONS, DatabaseProblem, open_database
+from cl.db.tables import TABLES, Interaction, TrainingRun
+from cl.house import Books
+from tests.fakes import FakeClock
+from tests.schema import schema
+
+
+def test_the_migrations_make_exactly_the_tables_that_are_declared(tmp_path: Path) -> None:
+    migrated = open_database(tmp_path / "migrated")
+    declared = open_database(tmp_path / "declared")
+    for table in TABLES:
+        declared.execute_sql(f'DROP TABLE IF EXISTS "{table._meta.table_name}"')
+    declared.create_tables(TABLES)
+    assert schema(migrated) == schema(declared)
+    assert len(schema(migrated)) >= len(TABLES)
+    migrated.close()
+    declared.close()
+
+
+def test_every_table_is_in_the_list() -> None:
+    found = {
+        t
+        for t in vars(tables).values()
+        if isinstance(t, type) and issubclass(t, tables.Table) and t is not tables.Table
+    }
+    assert found == set(TABLES)
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    names = sorted(path.stem for path in MIGRATIONS.glob("[0-9]*.py"))
+    assert [name[:4] for name in names] == [f"{n:04d}" for n in range(1, len(names) + 1)]
+
+
+def test_opening_twice_changes_nothing(tmp_path: Path) -> None:
+    first = open_database(tmp_path)
+    before = schema(first)
+    first.close()
+    second = open_database(tmp_path)
+    assert schema(second) == before
+    second.close()
+
+
+def test_processes_that_start_together_do_not_both_make_the_tables(tmp_path: Path) -> None:
+    problems: list[Exception] = []
+
+    def start() -> None:
+        try:
+            open_database(tmp_path).close()
+        except Exception as problem:
+            problems.append(problem)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_a_damaged_file_is_refused_with_what_to_do(books: Books) -> None:
+    talk = books.logger.open_conversation("ana", "Q")
+    with books.database.atomic():
+        for number in range(2000):
+            books.logger.add_finished("ana", talk, f"Question {number}", "A" * 200, f"r{number}")
+    books.database.close()
+    path = books.settings.data_dir / "usage.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xff" * 8192)
+    with pytest.raises(DatabaseProblem, match="python -m cl restore"):
+        open_database(books.settings.data_dir)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "usage.db").write_bytes(b"hello " * 1000)
+    with pytest.raises(DatabaseProblem, match="cannot be used"):
+        open_database(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["mongodb://x/y", "nonsense", "://"])
+def test_an_address_of_no_database_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DatabaseProblem, match="CL_DATABASE_URL"):
+        open_database(tmp_path, url)
+
+
+def test_the_log_survives_the_loss_of_power(books: Books) -> None:
+    """WAL with a sync at each commit: what was acknowledged is on the disk."""
+    assert books.database.execute_sql("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert books.database.execute_sql("PRAGMA synchronous").fetchone() == (2,)
+    assert books.database.execute_sql("PRAGMA foreign_keys").fetchone() == (1,)
+
+
+def test_one_open_run_at_most(books: Books, clock: FakeClock) -> None:
+    run = {"trigger": "manual", "reason": "", "status": "requested", "requested_by": "ana"}
+    TrainingRun.create(started_at=clock(), **run)
+    with pytest.raises(IntegrityError):
+        TrainingRun.create(started_at=clock(), **run)
+
+
+def test_times_come_back_in_utc_to_the_millisecond(books: Books, clock: FakeClock) -> None:
+    clock.now = clock.now.replace(microsecond=123_456)
+    books.logger.add_finished("ana", books.logger.open_conversation("ana", "Q"), "Q", "A", "r")
+    stored = Interaction.get().created_at
+    assert stored == clock.now.replace(microsecond=123_000)
+    assert stored.tzinfo is not None
