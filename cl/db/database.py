@@ -4,9 +4,16 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock
-from peewee import Database, DatabaseError, PostgresqlDatabase, SqliteDatabase
+from peewee import (
+    Database,
+    DatabaseError,
+    ImproperlyConfigured,
+    PostgresqlDatabase,
+    SqliteDatabase,
+)
 from playhouse.db_url import connect
 from playhouse.migrations import Runner
 
@@ -29,20 +36,33 @@ def open_database(data_dir: Path, url: str = "") -> Database:
             Runner(database, str(MIGRATIONS)).up()
         if isinstance(database, SqliteDatabase):
             _refuse_damage(database)
+    except ImproperlyConfigured:
+        raise DatabaseProblem(
+            'PostgreSQL needs one more package: pip install "psycopg[binary]"'
+        ) from None
     except (DatabaseError, sqlite3.DatabaseError) as problem:
         database.close()
-        raise DatabaseProblem(
-            f"The database {url or data_dir / 'usage.db'} cannot be used: {problem}. "
-            "If the file is damaged, stop the app and run: python -m cl restore BACKUP"
-        ) from problem
+        raise DatabaseProblem(_explain(problem, data_dir / "usage.db", url)) from problem
     database.bind(TABLES)
     return database
+
+
+def _explain(problem: Exception, path: Path, url: str) -> str:
+    why = " ".join(str(problem).split())
+    if url:
+        return f"The database at {urlsplit(url).hostname} cannot be used: {why}. Check CL_DATABASE_URL."
+    return (
+        f"The database {path} cannot be used: {why}. "
+        "If the file is damaged, stop the app and run: python -m cl restore BACKUP"
+    )
 
 
 def _connect(path: Path, url: str) -> Database:
     if url:
         try:
-            database: Database = connect(url, unquote_password=True)
+            # A server without an encoding of its own would hand out bytes.
+            options = {"client_encoding": "utf8"} if url.startswith("postgres") else {}
+            database: Database = connect(url, unquote_password=True, **options)
         except (RuntimeError, ValueError) as problem:
             raise DatabaseProblem(
                 f"CL_DATABASE_URL is not a database this product knows: {problem}"

@@ -219,10 +219,12 @@ def _only_one(table: type[Table], name: str, column: Any, condition: str) -> Non
     table.add_index(table.index(column, unique=True, where=SQL(condition), name=name))
 
 
+_OPEN = SQL("(ended_at IS NULL)")  # PostgreSQL wants brackets around an expression
+
 _only_one(Version, "one_champion", Version.stage, "stage = 'champion'")
 _only_one(Version, "one_challenger", Version.stage, "stage = 'challenger'")
-_only_one(Experiment, "one_experiment", Experiment.ended_at.is_null(), "ended_at IS NULL")
-_only_one(TrainingRun, "one_open_run", TrainingRun.ended_at.is_null(), "ended_at IS NULL")
+_only_one(Experiment, "one_experiment", _OPEN, "ended_at IS NULL")
+_only_one(TrainingRun, "one_open_run", _OPEN, "ended_at IS NULL")
 
 TABLES: tuple[type[Table], ...] = (
     User,

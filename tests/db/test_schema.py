@@ -116,3 +116,10 @@ def test_times_come_back_in_utc_to_the_millisecond(books: Books, clock: FakeCloc
     stored = Interaction.get().created_at
     assert stored == clock.now.replace(microsecond=123_000)
     assert stored.tzinfo is not None
+
+
+def test_a_server_that_cannot_be_reached_is_named_without_the_password(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseProblem, match="CL_DATABASE_URL") as refused:
+        open_database(tmp_path, "postgresql://me:secret@127.0.0.1:1/usage?connect_timeout=1")
+    assert "127.0.0.1" in str(refused.value)
+    assert "secret" not in str(refused.value)
