@@ -7,6 +7,7 @@ start with `.tmp-` and are swept at start.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,12 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        _sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -68,8 +70,10 @@ def sweep(folder: Path) -> int:
 
 
 def _is_being_written(path: Path) -> bool:
-    writer = path.name.removeprefix(TEMPORARY).partition("-")[0]
-    return writer.isdecimal() and int(writer) != os.getpid() and psutil.pid_exists(int(writer))
+    writer = re.match(r"(\d{1,9})-", path.name.removeprefix(TEMPORARY))
+    return (
+        writer is not None and int(writer[1]) != os.getpid() and psutil.pid_exists(int(writer[1]))
+    )
 
 
 def sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ README's table is made from the same declarations. Names in the environment are 
 field's name in capitals. Other files never look at the environment.
 """
 
+import math
 import os
 import typing
 from collections.abc import Callable, Mapping
@@ -192,7 +193,7 @@ def load_settings(
 ) -> Settings:
     """Settings from `defaults`, `.env`, the environment and `overrides`; the last one wins.
 
-    `defaults` and `overrides` go by field name, everything is text.
+    `defaults` and `overrides` go by field name, everything is text; an empty value is none.
 
     Raises SettingsError for an unknown CL_ name or a value that does not fit.
     """
@@ -201,6 +202,7 @@ def load_settings(
         found.update({k: v for k, v in dotenv_values(".env").items() if v is not None})
         environ = os.environ
     found.update(environ)
+    found = {name: text.strip() for name, text in found.items() if text.strip()}
     texts = dict(defaults or {})
     texts |= {name[3:].lower(): text for name, text in found.items() if name.startswith("CL_")}
     _adopt_host_platform(texts, found)
@@ -210,7 +212,9 @@ def load_settings(
         raise SettingsError(
             f"There is no setting CL_{unknown[0].upper()}; see the table in README.md."
         )
-    return typing.cast(Settings, _build(Settings, texts, texts.get("preset", "production")))
+    settings = typing.cast(Settings, _build(Settings, texts, texts.get("preset", "production")))
+    _refuse_disorder(settings)
+    return settings
 
 
 def settings_table() -> list[Knob]:
@@ -268,14 +272,25 @@ def _build(cls: Any, texts: Mapping[str, str], preset: str) -> Any:
     return cls(**values)
 
 
+def _refuse_disorder(settings: Settings) -> None:
+    """Values that are fine alone but not together."""
+    for group, low, high in (
+        (settings.trigger, "min_window", "window"),
+        (settings.data, "maybe_quality", "min_quality"),
+        (settings.experiment, "min_test_hours", "max_test_hours"),
+    ):
+        if getattr(group, low) > getattr(group, high):
+            raise SettingsError(f"CL_{low.upper()} must not be more than CL_{high.upper()}.")
+
+
 def _parse(item: Any, kind: type, text: str) -> Any:
     env = f"CL_{item.name.upper()}"
     try:
-        value = kind(text.strip())
+        value: Any = Path(text).expanduser() if kind is Path else kind(text)
     except ValueError:
         wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
         raise SettingsError(f"{env}={text!r} is not {wanted}.") from None
-    if value != value:
+    if kind is float and not math.isfinite(value):
         raise SettingsError(f"{env}={text!r} is not a number.")
     problem = item.metadata["check"] and item.metadata["check"](value)
     if problem:

@@ -50,22 +50,20 @@ class TrainingDataGenerator:
         examples, disliked, funnel = self._read(up_to)
         kept, steps = filtering.narrow(examples, disliked, self._limits)
         kept, cleaned = filtering.scrubbed(kept)
-        kept.sort(key=lambda e: e.interaction_id)
-        buffer = self._rehearsal.rows(
-            lambda done, of: tell(f"asking the base model, {done} of {of}")
-        )
         held_out = self._held_out(kept) | self._held_out(
             e for e in kept if e.source == "correction"
         )
         val = [e for e in kept if e.conversation_id in held_out]
         train = [e for e in kept if e.conversation_id not in held_out]
-        lines = {TRAIN: self._lines(train, buffer, True), VAL: self._lines(val, buffer, False)}
         sizes = FunnelStep("training and validation", len(train) + len(val))
         users = len({e.user for e in kept})
         corrections = sum(e.source == "correction" for e in kept)
         reason = filtering.too_few(len(kept), corrections, users, self._limits)
         if not reason and not (train and val):
             reason = "the examples come from one conversation; there is nothing to validate on"
+        # The buffer may have to be asked of the base model first: not for a set nobody trains on.
+        buffer = [] if reason else self._rehearsal.rows(_telling(tell))
+        lines = {TRAIN: self._lines(train, buffer, True), VAL: self._lines(val, buffer, False)}
         return self._write(
             folder,
             lines,
@@ -188,6 +186,10 @@ def _example(row: Interaction, score: float, context: tuple[Message, ...], answe
         version=row.version,
         context=context,
     )
+
+
+def _telling(tell: Callable[[str], None]) -> Callable[[int, int], None]:
+    return lambda done, of: tell(f"asking the base model, {done} of {of}")
 
 
 def _ids(examples: Iterable[Example]) -> list[int]:

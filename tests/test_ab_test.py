@@ -231,10 +231,15 @@ def test_there_is_nothing_to_compare_without_a_test(ab_test: ABTestManager) -> N
     assert ab_test.auto_promote() is None
 
 
-def test_a_test_without_traffic_goes_on(testing: ABTestManager) -> None:
-    seen = testing.auto_promote()
-    assert seen is not None
-    assert (seen.decision, seen.reason) == ("continue", "no_data")
+def test_a_test_without_traffic_goes_on_for_two_weeks(
+    testing: ABTestManager, clock: FakeClock
+) -> None:
+    for hours, verdict in ((0, ("continue", "no_data")), (337, ("retire", "max_duration"))):
+        clock.skip(hours)
+        seen = testing.auto_promote()
+        assert seen is not None
+        assert (seen.decision, seen.reason) == verdict
+    assert testing.state() is State.CHAMPION
 
 
 @pytest.mark.parametrize(

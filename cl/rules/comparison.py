@@ -95,6 +95,12 @@ def _verdict(
 ) -> tuple[str, str, str]:
     """(decision, reason, the reason in a sentence)."""
     if lift is None:
+        if hours >= limits.max_test_hours:
+            return (
+                "retire",
+                "max_duration",
+                f"One side has no scored answer after {hours:.0f} hours.",
+            )
         return "continue", "no_data", "One side has no scored answer yet."
     fewest = min(champion.requests, challenger.requests)
     so_far = f"so far {lift:+.1%}"

@@ -16,7 +16,7 @@ _PERMUTATIONS, _BANDS = 128, 32
 
 
 def near_duplicates(texts: Iterable[tuple[int, str, str]], threshold: float) -> set[int]:
-    """The ids of (id, prompt, answer) that repeat an earlier one; the first of each kind stays."""
+    """The ids of (id, prompt, answer) that repeat an earlier one: the order says which one stays."""
     index = RMinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, num_bands=_BANDS)
     seen: dict[int, tuple[set[str], set[str]]] = {}
     repeated: set[int] = set()

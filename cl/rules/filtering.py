@@ -10,7 +10,7 @@ replaces does not matter.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -20,7 +20,7 @@ from cl.rules.privacy import scrub
 from cl.rules.text import content_key
 from cl.settings import DataLimits
 
-Scorer = Callable[[str, str, str | None], float]
+_DUST = 1e-9  # 0.07 * 100 is a little more than 7
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Example:
     score: float
     version: str  # the one that answered; with a thumb up it wrote the answer to be learned
     context: tuple[Message, ...] = ()  # the turns before the prompt
+
+    @property
+    def whole_prompt(self) -> str:
+        return "\n".join((*(m["content"] for m in self.context), self.prompt))
 
     @property
     def prompt_key(self) -> str:
@@ -75,9 +79,12 @@ def rejected_by_feedback(row: Interaction) -> str | None:
 def narrow(
     examples: Sequence[Example], disliked: set[str], limits: DataLimits
 ) -> tuple[list[Example], list[FunnelStep]]:
-    """The steps that look at examples together, in order. `disliked` holds keys voted down."""
+    """The steps that look at examples together. `disliked` holds keys voted down.
+
+    Returns what is kept in the order of the log, and the steps in theirs.
+    """
     steps: list[FunnelStep] = []
-    kept = list(examples)
+    kept = _by_weight(examples)
 
     def step(name: str, drop: dict[int, str]) -> None:
         nonlocal kept
@@ -86,21 +93,25 @@ def narrow(
 
     step("exact duplicates", _exact(kept))
     near = near_duplicates(
-        ((e.interaction_id, e.prompt, e.answer) for e in kept), limits.near_duplicate
+        ((e.interaction_id, e.whole_prompt, e.answer) for e in kept), limits.near_duplicate
     )
     step("near-duplicates", dict.fromkeys(near, "nearly the same"))
     step("conflicting votes", _conflicts(kept, disliked))
     step("same prompt", _crowded(kept, limits.max_same_prompt))
     step("one person's share", _over_share(kept, limits))
-    return kept, steps
+    return sorted(kept, key=lambda e: e.interaction_id), steps
+
+
+def _by_weight(examples: Iterable[Example]) -> list[Example]:
+    """Corrections before thumbs, then the newest first: of two that say the same, the first stays."""
+    return sorted(examples, key=lambda e: (e.source != "correction", -e.interaction_id))
 
 
 def _exact(examples: Sequence[Example]) -> dict[int, str]:
-    # Latest first: when one question was corrected twice, the later correction counts.
     seen: set[str] = set()
     corrected: set[str] = set()
     drop: dict[int, str] = {}
-    for example in sorted(examples, key=lambda e: -e.interaction_id):
+    for example in examples:
         if example.key in seen:
             drop[example.interaction_id] = "the same again"
         elif example.source == "correction" and example.prompt_key in corrected:
@@ -139,13 +150,12 @@ def _over_share(examples: Sequence[Example], limits: DataLimits) -> dict[int, st
     most = user_cap([len(group) for group in by_user.values()], limits)
     drop: dict[int, str] = {}
     for group in by_user.values():
-        group.sort(key=lambda e: (e.source != "correction", -e.interaction_id))
         drop |= {e.interaction_id: "one person's share is full" for e in group[most:]}
     return drop
 
 
 def user_cap(counts: Sequence[int], limits: DataLimits) -> int:
-    """Most examples of one person, so that nobody exceeds the share of what is then left.
+    """Most examples of one person, so that nobody exceeds the share (rounded up) of what is left.
 
     Cutting one person makes the set smaller and the share tighter. What is left grows ever more
     slowly with the cap, so the caps that hold for their own outcome are all those below one
@@ -153,7 +163,7 @@ def user_cap(counts: Sequence[int], limits: DataLimits) -> int:
     """
 
     def breaks(cap: int) -> bool:
-        return cap > ceil(limits.max_user_share * sum(min(count, cap) for count in counts))
+        return cap > ceil(limits.max_user_share * sum(min(count, cap) for count in counts) - _DUST)
 
     caps = range(1, max(counts, default=0) + 1)
     return max(limits.min_user_examples, bisect_left(caps, True, key=breaks))

@@ -47,7 +47,7 @@ _RULES: tuple[tuple[str, re.Pattern[str], _Check | None], ...] = (
     (
         "PASSWORD",
         re.compile(
-            r"(?i)\b(?:password|passwd|pwd|secret|api[ _-]?key|token)\b\s*(?:is|[:=])\s*[\"']?(?=\S*[\d!@#$%^&*_+?])\S{6,}"
+            r"(?i)\b(?:password|passwd|pwd|secret|api[ _-]?key|token)\b\s*(?:is\b\s*[:=]?|[:=])\s*[\"']?(?=\S*(?:\d|[!@#$%^&*_+?]\w))\S{6,}"
         ),
         None,
     ),
@@ -79,10 +79,19 @@ class _Replacement:
     findings: list[str]
 
     def __call__(self, match: re.Match[str]) -> str:
-        if self.is_real and not self.is_real(match.group()):
-            return match.group()
-        self.findings.append(self.kind)
-        return f"[{self.kind}]"
+        text = match.group()
+        for start, end in _stretches(text) if self.is_real else [(0, len(text))]:
+            if self.is_real is None or self.is_real(text[start:end]):
+                self.findings.append(self.kind)
+                return f"{text[:start]}[{self.kind}]{text[end:]}"
+        return text
+
+
+def _stretches(text: str) -> list[tuple[int, int]]:
+    """The runs of groups in it, longest first: a pattern may have taken in a word beside a number."""
+    gaps = [match.start() for match in re.finditer(r"[ -]", text)]
+    runs = [(a, b) for a in (0, *(g + 1 for g in gaps)) for b in (*gaps, len(text)) if a < b]
+    return sorted(runs, key=lambda run: run[0] - run[1])
 
 
 def _scrub_phones(text: str, findings: list[str]) -> str:

@@ -128,7 +128,7 @@ def _faults(prompt: str, answer: str, finish_reason: str | None) -> Iterator[tup
             0.2 * missed,
             "leaves out words of the question" if missed < 1 else "says nothing about the question",
         )
-    if any(phrase in answer.lower() for phrase in _REFUSALS):
+    if any(phrase in answer.lower().replace("’", "'") for phrase in _REFUSALS):
         yield 0.2, "refuses"
     if "�" in answer or "<|" in answer:
         yield 0.4, "broken characters"

@@ -11,14 +11,15 @@ def validation_conversations(
 
     A conversation whose hash lies below `share` is in; the hash does not depend on the others, so
     what was validation once stays validation as the log grows. While there are so few that fewer
-    than `at_least` would be in, the next lowest hashes fill up, to a quarter of all at most.
+    than `at_least` would be in, the next lowest hashes fill up, to a quarter of all at most. One
+    conversation at least stays to learn from.
     """
     ranked = sorted((_place(c, seed), c) for c in set(conversations))
     if len(ranked) < 2:
         return set()
     least = min(at_least, max(1, len(ranked) // 4))
     wanted = max(sum(place < share for place, _ in ranked), least)
-    return {conversation for _, conversation in ranked[:wanted]}
+    return {conversation for _, conversation in ranked[: min(wanted, len(ranked) - 1)]}
 
 
 def _place(conversation: int, seed: int) -> float:

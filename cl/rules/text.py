@@ -12,19 +12,30 @@ def clean(text: str) -> str:
 
     PostgreSQL refuses NUL, UTF-8 cannot encode a lone surrogate; everything else people type stays.
     """
-    text = text.replace("\r\n", "\n").encode("utf-8", "replace").decode("utf-8")
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, in lower case and compatibility form: `14:15` and `don't` are one each."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    return _WORD.findall(_plain(text))
 
 
 def content_key(*parts: str) -> str:
     """The same for texts that differ only in case, spacing and punctuation."""
-    joined = "\x1f".join(" ".join(words(part)) for part in parts)
+    joined = "\x1f".join(" ".join(_essence(part).split()) for part in parts)
     return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+
+
+def _essence(text: str) -> str:
+    """Letters, digits, marks and symbols: C# is not C++, and a thumb up is not a thumb down."""
+    return "".join(
+        c if unicodedata.category(c)[0] in "LNMS" or c in "#%&@/" else " " for c in _plain(text)
+    )
 
 
 def shingles(text: str, size: int = 3) -> set[str]:
@@ -34,6 +45,6 @@ def shingles(text: str, size: int = 3) -> set[str]:
 
 
 def shorten(text: str, limit: int) -> str:
-    """The first line of a text in at most `limit` characters, for titles and tables."""
+    """A text on one line of at most `limit` characters, for titles and tables."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"

@@ -10,6 +10,8 @@ from datetime import datetime
 from cl.records import Gauge, TriggerResult
 from cl.settings import TriggerLimits
 
+_DUST = 1e-9  # 0.80 to 0.72 is 10 % in decimals, and a little more in binary
+
 
 @dataclass(frozen=True)
 class Readings:
@@ -46,9 +48,10 @@ def decide(readings: Readings, limits: TriggerLimits, now: datetime) -> TriggerR
 def _cooldown(readings: Readings, limits: TriggerLimits, now: datetime) -> Gauge:
     if readings.last_run_at is None:
         return Gauge("cooldown", None, limits.cooldown_hours, "hours", False, "no training so far")
-    # A clock that was set back must not stretch the cooldown: time passed is never negative.
-    hours = max(0.0, (now - readings.last_run_at).total_seconds() / 3600)
-    active = hours < limits.cooldown_hours
+    hours = (now - readings.last_run_at).total_seconds() / 3600
+    # After a clock was set right, the last run may lie far in the future: that must not block.
+    active = -limits.cooldown_hours <= hours < limits.cooldown_hours
+    hours = max(0.0, hours)
     text = f"{hours:.1f} of {limits.cooldown_hours:g} hours of rest after the last training"
     return Gauge("cooldown", hours, limits.cooldown_hours, "hours", active, text)
 
@@ -83,7 +86,12 @@ def _quality_drop(readings: Readings, limits: TriggerLimits) -> Gauge:
     drop = (before - after) / before
     text = f"quality {after:.2f} against {before:.2f} at first ({-drop:+.0%})"
     return Gauge(
-        "quality_drop", drop, limits.max_quality_drop, "share", drop > limits.max_quality_drop, text
+        "quality_drop",
+        drop,
+        limits.max_quality_drop,
+        "share",
+        drop > limits.max_quality_drop + _DUST,
+        text,
     )
 
 
