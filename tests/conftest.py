@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cl.house import Books, House
-from cl.settings import quiet_libraries
+from cl.model.base_model import prepare
+from cl.settings import DEFAULT_MODEL, quiet_libraries
 from tests.fakes import FakeClock, fake_books, fake_house
 
 quiet_libraries()
@@ -31,3 +32,11 @@ def house(books: Books) -> Iterator[House]:
     built = fake_house(books)
     yield built
     built.close()
+
+
+@pytest.fixture(scope="session")
+def real_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models folder with the default base model, fetched and converted once for all tests."""
+    folder = tmp_path_factory.mktemp("real") / "models"
+    prepare(DEFAULT_MODEL, folder)
+    return folder

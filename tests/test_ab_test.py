@@ -272,7 +272,7 @@ def test_too_few_answers_are_not_judged_whatever_the_time(
     testing: ABTestManager, books: Books, clock: FakeClock
 ) -> None:
     traffic(books, 3, better=Arm.CHALLENGER)
-    clock.skip(1000)
+    clock.skip(300)
     seen = testing.auto_promote()
     assert seen is not None
     assert seen.decision == "continue"

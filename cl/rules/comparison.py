@@ -94,17 +94,15 @@ def _verdict(
     limits: ExperimentLimits,
 ) -> tuple[str, str, str]:
     """(decision, reason, the reason in a sentence)."""
-    if lift is None:
-        if hours >= limits.max_test_hours:
-            return (
-                "retire",
-                "max_duration",
-                f"One side has no scored answer after {hours:.0f} hours.",
-            )
-        return "continue", "no_data", "One side has no scored answer yet."
     fewest = min(champion.requests, challenger.requests)
-    so_far = f"so far {lift:+.1%}"
-    if hours < limits.min_test_hours or fewest < limits.min_test_samples:
+    so_far = "one side has no scored answer" if lift is None else f"so far {lift:+.1%}"
+    is_ready = hours >= limits.min_test_hours and fewest >= limits.min_test_samples
+    if hours >= limits.max_test_hours and (lift is None or not is_ready):
+        text = f"No result after {hours:.0f} hours: {fewest} answers on the smaller side; {so_far}."
+        return "retire", "max_duration", text
+    if lift is None:
+        return "continue", "no_data", "One side has no scored answer yet."
+    if not is_ready:
         text = (
             f"{hours:.1f} of {limits.min_test_hours:g} hours and {fewest} of {limits.min_test_samples} "
             f"answers on the smaller side; {so_far}, too early to judge."

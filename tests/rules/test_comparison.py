@@ -140,7 +140,8 @@ def test_without_a_scored_answer_on_each_side_there_is_no_verdict(
     ("quality", "count", "hours", "decision", "reason"),
     [  # the champion scores 0.46: 0.05 of it is a quality of 0.746
         (0.90, 100, 47.9, "continue", "collecting"),
-        (0.90, 99, 336.0, "continue", "collecting"),
+        (0.90, 99, 335.9, "continue", "collecting"),
+        (0.90, 99, 336.0, "retire", "max_duration"),
         (0.10, 99, 48.0, "continue", "collecting"),
         (0.90, 100, 48.0, "promote", "better"),
         (0.747, 100, 48.0, "promote", "better"),
