@@ -11,6 +11,7 @@ from cl.cli.console import Console  # noqa: E402
 from cl.db.database import DatabaseProblem  # noqa: E402
 from cl.house import AlreadyRunning, load_ahead, open_books, open_house, serve_alone, sweep_up  # noqa: E402
 from cl.model.base_model import NoModel  # noqa: E402
+from cl.web import address  # noqa: E402
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
     )
     console = Console(as_json=False)
     settings = load_settings()
-    with serve_alone(settings.data_dir):
+    with serve_alone(settings.data_dir), address.take(settings.host, settings.port) as listening:
         books = open_books(settings)
         sweep_up(books)
         house = open_house(books, console.progress)
@@ -28,11 +29,11 @@ def main() -> int:
         from cl.web import server  # noqa: PLC0415 (gradio is imported while the model loads)
 
         app = server.create_app(house)
-        address = f"http://{'localhost' if settings.host in ('0.0.0.0', '127.0.0.1') else settings.host}:{settings.port}"
-        console.say(f"The chat is at {address}")
+        url = f"http://{'localhost' if settings.host in ('0.0.0.0', '127.0.0.1') else settings.host}:{settings.port}"
+        console.say(f"The chat is at {url}")
         if token := books.accounts.ensure_admin():
-            console.say(f"Sign in as admin, once, with this link: {address}/signin?link={token}")
-        server.serve(app, settings.host, settings.port)
+            console.say(f"Sign in as admin, once, with this link: {url}/signin?link={token}")
+        server.serve(app, listening)
         house.close()
     return 0
 

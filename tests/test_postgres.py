@@ -10,9 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from peewee import PeeweeException
 
 from cl.ab_test import Refused
-from cl.db.database import open_database
+from cl.db.database import DatabaseProblem, open_database
 from cl.db.tables import TABLES, Audit
 from cl.house import Books, House
 from cl.records import BASE, Outcome, Status
@@ -114,7 +115,7 @@ def test_processes_that_start_together_do_not_both_make_the_tables(
     def start(number: int) -> None:
         try:
             open_database(tmp_path / str(number), server).close()
-        except Exception as problem:
+        except (DatabaseProblem, PeeweeException) as problem:
             problems.append(problem)
 
     threads = [threading.Thread(target=start, args=(n,)) for n in range(4)]

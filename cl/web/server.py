@@ -1,7 +1,8 @@
 """The web server: two Gradio apps, our own sign-in, and the gate, on one FastAPI app."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from socket import socket
 from typing import Any
 
 import gradio as gr
@@ -40,9 +41,11 @@ def create_app(house: House) -> FastAPI:
     return app
 
 
-def serve(app: Any, host: str, port: int) -> None:
+def serve(app: Any, at: socket) -> None:
     """Answer until told to stop; running answers get a few seconds to end."""
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
+    with suppress(KeyboardInterrupt):  # Ctrl+C is how a person stops it
+        uvicorn.Server(config).run(sockets=[at])
 
 
 def _health(house: House) -> Response:

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from peewee import IntegrityError
+from peewee import IntegrityError, PeeweeException
 
 from cl.db import tables
 from cl.db.database import MIGRATIONS, DatabaseProblem, open_database
@@ -56,7 +56,7 @@ def test_processes_that_start_together_do_not_both_make_the_tables(tmp_path: Pat
     def start() -> None:
         try:
             open_database(tmp_path).close()
-        except Exception as problem:
+        except (DatabaseProblem, PeeweeException) as problem:
             problems.append(problem)
 
     threads = [threading.Thread(target=start) for _ in range(6)]

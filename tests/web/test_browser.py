@@ -1,0 +1,145 @@
+"""What a person sees: the real app, the real model, a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.running import App, running_app
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 90_000  # milliseconds; the machine may be busy
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def app(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    folder = tmp_path_factory.mktemp("browser") / "data"
+    folder.mkdir()
+    (folder / "models").symlink_to(real_model)
+    with running_app(folder, preset="demo", temperature="0") as app:
+        yield app
+
+
+@pytest.fixture
+def browser() -> Iterator[BrowserContext]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "this test needs Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        context = browser.new_context(locale="en-US", viewport={"width": 1280, "height": 800})
+        context.set_default_timeout(PATIENCE)
+        yield context
+        browser.close()
+
+
+def watched(context: BrowserContext, address: str) -> tuple[Page, list[str]]:
+    """A page, and everything it does that it should not."""
+    faults: list[str] = []
+    page = context.new_page()
+
+    def hear(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            faults.append(message.text)
+
+    page.on("console", hear)
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith((address, "data:", "blob:")) else faults.append(r.url),
+    )
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    return page, faults
+
+
+def ask(page: Page, text: str) -> None:
+    page.fill("#composer textarea", text)
+    page.keyboard.press("Enter")
+
+
+def test_sign_in_chat_vote_correct_and_read_it_back_as_admin(
+    app: App, browser: BrowserContext
+) -> None:
+    page, faults = watched(browser, app.address)
+
+    page.goto(app.link())
+    page.fill("#password", PASSWORD)
+    page.click("button")
+
+    ask(page, "What is the capital of France?")
+    answer = page.locator("#chat .bot.message").last
+    expect(answer).to_contain_text("Paris", timeout=PATIENCE)
+    expect(page.locator("#hist button").first).to_contain_text("capital of France")
+
+    dislike = page.locator("#chat button[aria-label='Dislike']").last
+    dislike.click()
+    expect(page.locator("#feedback")).to_be_visible(timeout=PATIENCE)
+    page.get_by_label("Incomplete").check()
+    page.fill("#better textarea", "Paris, on the river Seine.")
+    page.fill("#comment textarea", "It should name the river.")
+    page.click("#feedback-send")
+    expect(page.locator("#feedback")).to_be_hidden(timeout=PATIENCE)
+
+    page.get_by_role("link", name="Admin").click()
+    expect(page.locator("#status")).to_contain_text("The base model answers everybody")
+    page.get_by_role("tab", name="Data").click()
+    row = page.locator("#said tbody tr").first
+    for text in ("What is the capital of France?", "Paris, on the river Seine.", "Incomplete"):
+        expect(row).to_contain_text(text, timeout=PATIENCE)
+    expect(row).to_contain_text("It should name the river.")
+    expect(row).to_contain_text("down")
+
+    page.get_by_role("link", name="Chat").click()
+    page.locator("#hist button").first.click()
+    expect(page.locator("#chat .bot.message").last).to_contain_text("Paris")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page).to_have_url(f"{app.address}/signin")
+    assert faults == []
+
+
+def sign_in(page: Page, app: App) -> None:
+    page.goto(f"{app.address}/signin")
+    page.fill("#name", "admin")
+    page.fill("#password", PASSWORD)
+    page.click("button")
+    expect(page.locator("#composer textarea")).to_be_visible(timeout=PATIENCE)
+
+
+def test_a_long_answer_can_be_stopped_and_two_tabs_do_not_disturb_each_other(
+    app: App, browser: BrowserContext
+) -> None:
+    page, faults = watched(browser, app.address)
+    sign_in(page, app)
+    other, other_faults = watched(browser, app.address)
+    other.goto(app.address)
+    ask(page, "Write a very long story about a ship, a storm and a lighthouse.")
+    ask(other, "What is the capital of France?")
+    expect(page.locator("#chat .bot.message").last).not_to_be_empty(timeout=PATIENCE)
+    page.locator("#composer button.stop-button").click()
+    expect(page.locator("#chat .bot.message").last).to_contain_text("(stopped)", timeout=PATIENCE)
+    expect(other.locator("#chat .bot.message").last).to_contain_text("Paris", timeout=PATIENCE)
+    ask(page, "What is the capital of France?")
+    expect(page.locator("#chat .bot.message").last).to_contain_text("Paris", timeout=PATIENCE)
+    assert faults == other_faults == []
+
+
+def test_the_admin_starts_a_training_and_reads_why_it_ended(
+    app: App, browser: BrowserContext
+) -> None:
+    page, faults = watched(browser, app.address)
+    sign_in(page, app)
+    page.goto(f"{app.address}/admin/")
+    page.click("#retrain")
+    expect(page.locator("#confirm")).to_contain_text("Start a training now")
+    page.click("#confirm-yes")
+    expect(page.get_by_text("Please write a reason.")).to_be_visible(timeout=PATIENCE)
+    page.fill("#reason textarea, #reason input", "to see what happens")
+    page.click("#confirm-yes")
+    page.get_by_role("tab", name="Training").click()
+    expect(page.locator("#job")).to_contain_text("not enough data", timeout=PATIENCE)
+    page.get_by_role("tab", name="Log").click()
+    for text in ("admin", "retrain", "to see what happens"):
+        expect(page.locator("#audit")).to_contain_text(text, timeout=PATIENCE)
+    assert faults == []
