@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cl.cli.parser import parser, run
-from cl.house import serve_alone
+from cl.house import serve_alone, utc_now
 from tests.fakes import FakeClock, fake_books, fake_house, talk, write_adapter
 
 LINE = '{"conversation": [{"role": "user", "content": "Q%d?"}], "response": "A.", "feedback": 1}\n'
@@ -164,9 +164,9 @@ def test_backup_and_restore(folder: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_steering_works_while_the_app_runs(
-    folder: Path, capsys: pytest.CaptureFixture[str], clock: FakeClock
+    folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = fake_house(fake_books(folder, clock))
+    house = fake_house(fake_books(folder, utc_now))
     with serve_alone(folder):
         for _ in range(2):
             for n in range(12):

@@ -1,0 +1,94 @@
+"""Take the README's pictures: the real pages on a data folder that the demo left.
+
+    python -m cl demo && python -m tests.bench.screenshots --data data-demo
+
+Signs in with a fresh link, has the model answer a question, gives a thumb down and opens the panel.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from cl.settings import child_environment
+from tests.running import ROOT, App, running_app
+
+QUESTION = "Whose approval do I need before I travel for work?"
+PICTURES = ROOT / "assets" / "screenshots"
+
+
+def sign_in(page: Page, app: App, data: Path) -> None:
+    command = [sys.executable, "-m", "cl", "users", "link", "admin", "--data", str(data)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=True
+    )
+    link = done.stdout.strip().splitlines()[-1]
+    page.goto(app.address + link[link.index("/signin") :])
+    page.fill("#password", "correct horse battery")
+    page.click("button")
+    page.wait_for_selector("#composer textarea")
+
+
+def settle(page: Page) -> None:
+    """Until nothing moves any more."""
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(2500)
+
+
+def take(browser: Browser, app: App, data: Path, to: Path, *, dark: bool, phone: bool) -> None:
+    size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 800}
+    scheme = "dark" if dark else "light"
+    context = browser.new_context(locale="en-US", viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+    context.set_default_timeout(120_000)
+    page = context.new_page()
+    name = f"{'-phone' if phone else ''}{'-dark' if dark else ''}"
+    sign_in(page, app, data)
+    page.fill("#composer textarea", QUESTION)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chat .bot.message")
+    settle(page)
+    page.click("#chat button[aria-label='Dislike']")
+    page.wait_for_selector("#feedback", state="visible")
+    settle(page)
+    page.screenshot(path=to / f"chat{name}.png")
+    page.click("#feedback-skip")
+    page.goto(f"{app.address}/admin/")
+    page.wait_for_selector("#status .cards")
+    settle(page)
+    page.screenshot(path=to / f"admin{name}.png", full_page=True)
+    for tab in ("Data", "Training", "Versions", "People", "Log"):
+        page.get_by_role("tab", name=tab).click()
+        settle(page)
+        page.screenshot(path=to / f"admin-{tab.lower()}{name}.png", full_page=True)
+    context.close()
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    options.add_argument("--data", type=Path, required=True, help="a folder the demo left")
+    options.add_argument("--to", type=Path, default=PICTURES, help="where the pictures go")
+    options.add_argument("--all", action="store_true", help="also dark, and on a phone")
+    args = options.parse_args()
+    args.to.mkdir(parents=True, exist_ok=True)
+    ways = (
+        [(False, False), (True, False), (False, True), (True, True)]
+        if args.all
+        else [(False, False)]
+    )
+    with running_app(args.data.resolve(), temperature="0") as app, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for dark, phone in ways:
+            take(browser, app, args.data, args.to, dark=dark, phone=phone)
+        browser.close()
+    if args.to == PICTURES and not args.all:  # the README shows two
+        for path in PICTURES.glob("admin-*.png"):
+            path.unlink()
+
+
+if __name__ == "__main__":
+    main()
