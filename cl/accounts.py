@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from cl.records import Role, User
 
 SESSION_HOURS, LINK_HOURS = 12, 72
 MIN_PASSWORD = 8
-_MOST_FAILURES, _PAUSE = 5, timedelta(minutes=5)
+_TRIES_FOR_NAME, _TRIES_FROM_PLACE, _PAUSE = 5, 20, timedelta(minutes=5)
 _SCRYPT = {"n": 2**14, "r": 8, "p": 1}
 _NAME = re.compile(r"[\w][\w.@+-]{0,63}")
 VISITOR = "visitor-"
@@ -39,7 +39,7 @@ class Accounts:
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._db = database
         self._now = clock
-        self._failures: dict[str, list[datetime]] = {}
+        self._tries: dict[str, list[datetime]] = {}
         self._lock = threading.Lock()
 
     # -- people ----------------------------------------------------------------------------
@@ -57,7 +57,7 @@ class Accounts:
             )
             if is_new:
                 audit.record(self._now(), "system", "add user", "admin", "first start")
-        return self.new_link(user.name)
+        return self._link(user)
 
     def add(self, name: str, role: Role, actor: str) -> str:
         """Add a person. Returns the token of their one-time link. Raises ValueError."""
@@ -67,18 +67,18 @@ class Accounts:
             )
         try:
             with self._db.atomic():
-                Row.create(name=name, role=role, created_at=self._now())
+                user = Row.create(name=name, role=role, created_at=self._now())
                 audit.record(self._now(), actor, "add user", name, f"as {role}")
         except IntegrityError:
             raise ValueError(f"There is a user {name} already.") from None
-        return self.new_link(name)
+        return self._link(user)
 
-    def new_link(self, name: str) -> str:
+    def new_link(self, name: str, actor: str) -> str:
         """A one-time link for a person, who then chooses a new password. Ends their older links."""
-        user = self._require(name)
         with self._db.atomic():
-            Session.delete().where(Session.user == user.id, Session.is_link).execute()
-            return self._token(user, is_link=True, hours=LINK_HOURS)
+            user = self._require(name)
+            audit.record(self._now(), actor, "new link", name)
+            return self._link(user)
 
     def set_role(self, name: str, role: Role, actor: str) -> None:
         """Raises ValueError when it would leave no admin."""
@@ -101,20 +101,20 @@ class Accounts:
     def sign_in(self, name: str, password: str, place: str) -> str:
         """Returns a session token. Raises SignInError, the same for a wrong name and password.
 
-        After five failures for a name or from a place (an address) both have to wait.
+        After five wrong tries for a name, or twenty from a place (an address, which many people
+        may share), the next ones have to wait.
         """
-        for key in (f"name {name}", f"place {place}"):
-            self._refuse_hurry(key)
+        keys = {f"name {name}": _TRIES_FOR_NAME, f"place {place}": _TRIES_FROM_PLACE}
+        self._count_try(keys)
         row = Row.get_or_none(Row.name == name)
         # Unknown names cost the same time as known ones.
         stored = row.password if row and row.password else _NOBODY
         if not _matches(password, stored) or row is None or not row.active:
-            with self._lock:
-                for key in (f"name {name}", f"place {place}"):
-                    self._failures.setdefault(key, []).append(self._now())
             raise SignInError("Wrong user name or password.")
         with self._lock:
-            self._failures.pop(f"name {name}", None)
+            self._tries.pop(f"name {name}", None)
+            if of_place := self._tries.get(f"place {place}"):
+                of_place.pop()
         return self._token(row, is_link=False, hours=SESSION_HOURS)
 
     def redeem(self, token: str, password: str) -> str:
@@ -158,6 +158,11 @@ class Accounts:
             .first()
         )
 
+    def _link(self, user: Any) -> str:
+        with self._db.atomic():
+            Session.delete().where(Session.user == user.id, Session.is_link).execute()
+            return self._token(user, is_link=True, hours=LINK_HOURS)
+
     def _token(self, user: Any, *, is_link: bool, hours: float) -> str:
         token = secrets.token_urlsafe(32)
         now = self._now()
@@ -189,24 +194,29 @@ class Accounts:
             raise ValueError(f"There is no user {name}.")
         return user
 
-    def _refuse_hurry(self, key: str) -> None:
+    def _count_try(self, keys: Mapping[str, int]) -> None:
+        """Counted before the password is looked at: tries that come together all count."""
         now = self._now()
         with self._lock:
-            recent = [at for at in self._failures.get(key, []) if now - at < _PAUSE]
-            if recent:
-                self._failures[key] = recent
-            else:
-                self._failures.pop(key, None)
-        if len(recent) >= _MOST_FAILURES:
-            minutes = (_PAUSE - (now - recent[-_MOST_FAILURES])).total_seconds() / 60
-            raise SignInError(
-                f"Too many wrong tries. Please wait {max(1, round(minutes))} minutes."
-            )
+            self._tries = {
+                key: recent
+                for key, tries in self._tries.items()
+                if (recent := [at for at in tries if now - at < _PAUSE])
+            }
+            for key, most in keys.items():
+                tries = self._tries.get(key, [])
+                if len(tries) >= most:
+                    minutes = (_PAUSE - (now - tries[-most])).total_seconds() / 60
+                    raise SignInError(
+                        f"Too many wrong tries. Please wait {max(1, round(minutes))} minutes."
+                    )
+            for key in keys:
+                self._tries.setdefault(key, []).append(now)
 
 
 def visitor_name(token: str) -> str:
     """The name under which a visitor without an account chats: fixed by the browser's own token."""
-    return VISITOR + _digest(token)[:12]
+    return VISITOR + _digest(token)[:20]
 
 
 def _user(row: Any) -> User:

@@ -3,7 +3,6 @@
 The chat page, the demo and whatever else speaks for a person come through here.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -45,6 +44,7 @@ class Assistant:
         self._ab_test = ab_test
         self._engine = engine
         self._options = options
+        self._writing: set[int] = set()
         self.lost_rows = 0  # answers given that could not be logged; shown to the admin
 
     def begin(
@@ -65,7 +65,7 @@ class Assistant:
         if conversation_id is None:
             conversation_id = self._logger.open_conversation(user, text)
         else:
-            self._logger.history(user, conversation_id)  # raises for somebody else's
+            self.give_up(user, conversation_id)
         route = self._ab_test.route_request(conversation_id)
         return conversation_id, self._logger.log(user, conversation_id, text, route, request_id)
 
@@ -82,10 +82,9 @@ class Assistant:
         finish: Finish | None = None
         written: list[str] = []
         status, error = Status.CANCELLED, None
+        route, messages = self._look_up(user, conversation_id, interaction_id)
+        self._writing.add(interaction_id)
         try:
-            route, messages = await asyncio.to_thread(
-                self._look_up, user, conversation_id, interaction_id
-            )
             async with aclosing(
                 self._engine.chat(route.version, messages, self._sampling())
             ) as stream:
@@ -97,20 +96,30 @@ class Assistant:
                     if piece.finish:
                         finish, status = piece.finish, Status.COMPLETE
         except Exception as problem:
-            status, error = Status.ERROR, str(problem)
+            status, error = Status.ERROR, _explain(problem)
             raise
         finally:
             latency = time.monotonic() - arrived
             self._close(
                 interaction_id, Outcome(status, "".join(written), latency, first, finish, error)
             )
+            self._writing.discard(interaction_id)
+
+    def give_up(self, user: str, conversation_id: int) -> None:
+        """Close the rows of one's conversation whose answer was never begun: the page went away.
+
+        Raises LookupError for a conversation that is not one's own.
+        """
+        for turn in self._logger.history(user, conversation_id):
+            if turn.status is Status.STARTED and turn.id not in self._writing:
+                self._close(turn.id, Outcome(Status.CANCELLED, "", 0.0))
 
     def _look_up(
         self, user: str, conversation_id: int, interaction_id: int
     ) -> tuple[Route, list[Message]]:
         turns = {row.id: row for row in self._logger.history(user, conversation_id)}
         row = turns.get(interaction_id)
-        if row is None or row.status is not Status.STARTED:
+        if row is None or row.status is not Status.STARTED or interaction_id in self._writing:
             raise LookupError(f"There is no message {interaction_id} waiting for an answer.")
         messages = self._logger.context(conversation_id, interaction_id)
         if self._options.system_prompt:
@@ -135,3 +144,8 @@ class Assistant:
         except PeeweeException:
             self.lost_rows += 1
             log.exception("an answer could not be logged")
+
+
+def _explain(problem: Exception) -> str:
+    """What the person was told, and what was behind it."""
+    return f"{problem} ({problem.__cause__})" if problem.__cause__ else str(problem)

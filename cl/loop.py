@@ -138,12 +138,17 @@ class ContinuousLearningLoop:
             audit.record(self._now(), actor, "retrain", f"run {run_id}", reason)
         return run_id
 
-    def cancel_training(self, actor: str, reason: str) -> None:
-        """Have the open run stopped; its process notices within seconds. Raises Refused without one."""
+    def cancel_training(self, actor: str, reason: str, expected: int | None = None) -> None:
+        """Have the open run stopped; its process notices within seconds.
+
+        Raises Refused without one, or when it is another one than the caller saw.
+        """
         with self._p.database.atomic():
             run = _open_run()
             if run is None:
                 raise Refused("No training is running.")
+            if expected is not None and run.id != expected:
+                raise Refused(f"The state has changed: run {run.id} is at work, not {expected}.")
             TrainingRun.update(cancel=True).where(TrainingRun.id == run.id).execute()
             audit.record(self._now(), actor, "cancel training", f"run {run.id}", reason)
 

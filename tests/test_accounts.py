@@ -1,5 +1,6 @@
 """Who people are, and how they prove it."""
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -97,11 +98,45 @@ def test_five_wrong_tries_make_one_wait_but_not_for_ever(
 
 
 def test_one_place_cannot_try_many_names(accounts: Accounts) -> None:
-    for number in range(5):
+    for number in range(20):
         with pytest.raises(SignInError, match="Wrong"):
             accounts.sign_in(f"name{number}", "guess", "there")
     with pytest.raises(SignInError, match="Too many"):
-        accounts.sign_in("name6", "guess", "there")
+        accounts.sign_in("name20", "guess", "there")
+
+
+def test_tries_that_come_together_all_count(accounts: Accounts, books: Books) -> None:
+    join(accounts)
+    refusals: list[str] = []
+
+    def guess(number: int) -> None:
+        try:
+            accounts.sign_in("ana", "guess", f"place {number}")
+        except SignInError as refused:
+            refusals.append(str(refused))
+        finally:
+            books.database.close()
+
+    threads = [threading.Thread(target=guess, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(text.startswith("Wrong") for text in refusals) == 5
+    assert sum(text.startswith("Too many") for text in refusals) == 7
+
+
+def test_a_right_password_is_no_wrong_try(accounts: Accounts) -> None:
+    join(accounts)
+    for _ in range(30):
+        assert accounts.sign_in("ana", PASSWORD, "here")
+
+
+def test_a_new_link_is_in_the_audit_trail(accounts: Accounts) -> None:
+    join(accounts)
+    accounts.new_link("ana", "root")
+    last = Audit.select().order_by(Audit.id.desc()).first()
+    assert (last.actor, last.action, last.subject) == ("root", "new link", "ana")
 
 
 def test_a_session_ends_after_its_time(accounts: Accounts, clock: FakeClock) -> None:

@@ -47,6 +47,37 @@ def test_somebody_elses_conversation_cannot_be_written_into(house: House) -> Non
     assert len(rows(house)) == 1
 
 
+def test_nobody_can_end_the_answer_of_somebody_else(house: House) -> None:
+    mine, _ = house.assistant.begin("ana", "Hello", None)
+    _, theirs = house.assistant.begin("ben", "Hello", None)
+
+    async def meddle() -> None:
+        async for _ in house.assistant.answer("ana", mine, theirs):
+            pass
+
+    with pytest.raises(LookupError):
+        asyncio.run(meddle())
+    assert [row.status for row in house.books.logger.get_records()] == [Status.STARTED] * 2
+
+
+def test_an_answer_that_was_never_begun_is_given_up(house: House) -> None:
+    conversation, _ = house.assistant.begin("ana", "Hello", None)
+    house.assistant.begin("ana", "Hello again", conversation)
+    assert [row[1] for row in rows(house)] == [Status.CANCELLED, Status.STARTED]
+    house.assistant.give_up("ana", conversation)
+    assert [row[1] for row in rows(house)] == [Status.CANCELLED] * 2
+
+
+def test_an_answer_that_is_being_written_is_not_given_up(house: House) -> None:
+    async def look_in_the_middle() -> None:
+        conversation, interaction = house.assistant.begin("ana", "Hello", None)
+        async for _ in house.assistant.answer("ana", conversation, interaction):
+            house.assistant.give_up("ana", conversation)
+
+    asyncio.run(look_in_the_middle())
+    assert rows(house)[0][1] is Status.COMPLETE
+
+
 def test_a_closed_stream_keeps_what_was_written_as_cancelled(house: House) -> None:
     async def stop_after_two() -> None:
         conversation, interaction = house.assistant.begin("ana", "Hello", None)

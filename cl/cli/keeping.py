@@ -41,7 +41,7 @@ def users(settings: Settings, args: argparse.Namespace, console: Console) -> int
         token = (
             accounts.add(args.name, role, actor)
             if args.action == "add"
-            else accounts.new_link(args.name)
+            else accounts.new_link(args.name, actor)
         )
         path = f"/signin?link={token}"
         console.result(

@@ -212,7 +212,7 @@ class Engine:
             return False
         except Exception as problem:
             log.exception("a request could not be prepared")
-            request.emit(EngineError(f"The model {request.version} could not answer: {problem}"))
+            request.emit(_failed(problem))
             return False
         return True
 
@@ -263,7 +263,7 @@ class Engine:
             log.exception("the batch of %s failed", version)
             batch = self._batches.pop(version, None)
             for row in {*entering, *(batch.rows if batch else ())}:
-                row.emit(EngineError(f"The model {version} could not answer: {problem}"))
+                row.emit(_failed(problem))
 
     def _end_all(self, problem: EngineError) -> None:
         with self._wake:
@@ -446,6 +446,13 @@ class _Collected:
     def wait(self) -> tuple[str, Finish]:
         finish = self._done.result()
         return "".join(self._text), finish
+
+
+def _failed(problem: Exception) -> EngineError:
+    """What the person is told; the reason, which may name versions and paths, comes behind it."""
+    error = EngineError("The answer failed. Please try again.")
+    error.__cause__ = problem
+    return error
 
 
 def load_model(base: BaseModel) -> Any:

@@ -20,7 +20,7 @@ from cl.web import look, panels, plots
 
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _TICK_SECONDS = 2.0
-_LEAST_REASON = 3
+_LEAST_REASON, _MOST_REASON = 3, 300
 
 
 class AdminPage:
@@ -104,61 +104,56 @@ class AdminPage:
 
         def handler(request: gr.Request) -> tuple[Any, ...]:
             self._admin(request)
-            subject, effect = self._effect(action)
-            text = f"<div class='title'>{effect}</div><div class='mut'>It is written to the log with your name and reason.</div>"
-            return gr.Column(visible=True), action, subject, text, ""
+            question, _ = self._effect(action)
+            text = f"<div class='title'>{escape(question)}</div><div class='mut'>It is written to the log with your name and reason.</div>"
+            return gr.Column(visible=True), action, question, text, ""
 
         return handler
 
     def confirm(
-        self, action: str, subject: str, reason: str, request: gr.Request
+        self, action: str, question: str, reason: str, request: gr.Request
     ) -> tuple[Any, ...]:
-        """Do it, if the state still is what the admin saw."""
+        """Do it, if the same question would be asked now: the state is what the admin saw."""
         user = self._admin(request)
         reason = (reason or "").strip()
-        if len(reason) < _LEAST_REASON:
-            raise _problem("Please write a reason.")
+        if not _LEAST_REASON <= len(reason) <= _MOST_REASON:
+            raise _problem(f"Please write a reason, of at most {_MOST_REASON} characters.")
+        asked_now, act = self._effect(action)
+        if asked_now != question:
+            raise _problem(f"The state has changed. Now the question is: {asked_now}")
         try:
-            self._act(action, subject, reason, user.name)
+            act(user.name, reason)
         except (Refused, LookupError) as problem:
             raise _problem(problem) from None
         self._house.worker.wake()
         gr.Success("Done.", duration=3)
         return gr.Column(visible=False), "", *self.refresh(request)
 
-    def _effect(self, action: str) -> tuple[str, str]:
-        """(the version it is about, what would happen)."""
-        ab_test = self._books.ab_test
-        champion, challenger = ab_test.champion(), ab_test.challenger()
-        if action in ("promote", "retire") and challenger:
-            words = (
-                "answers everybody from now on"
-                if action == "promote"
-                else "answers nobody any more"
-            )
-            return challenger.name, f"{action.capitalize()} {challenger.name}? It {words}."
-        if action == "rollback" and champion:
-            return champion.name, f"Roll back from {champion.name} to {ab_test.rollback_target()}?"
-        if action == "retrain":
-            return "", "Start a training now, whatever the triggers say?"
-        if action == "cancel" and reports.open_run():
-            return "", "Cancel the running training? What it did so far is lost."
-        raise _problem("There is nothing to do that with at the moment.")
-
-    def _act(self, action: str, subject: str, reason: str, who: str) -> None:
+    def _effect(self, action: str) -> tuple[str, Callable[[str, str], object]]:
+        """(what would happen, as a question; what does it, given a name and a reason)."""
         ab_test, loop = self._books.ab_test, self._house.loop
-        if action == "promote":
-            ab_test.promote(actor=who, reason=reason, expected=subject)
-        elif action == "retire":
-            ab_test.retire(actor=who, reason=reason, expected=subject)
-        elif action == "rollback":
-            ab_test.rollback(actor=who, reason=reason, expected=subject)
-        elif action == "retrain":
-            loop.request_training(who, reason)
-        elif action == "cancel":
-            loop.cancel_training(who, reason)
-        else:
-            raise Refused(f"There is no action {action!r}.")
+        champion, challenger, run = ab_test.champion(), ab_test.challenger(), reports.open_run()
+        if action == "promote" and challenger:
+            return f"Promote {challenger.name}? It answers everybody from now on.", (
+                lambda who, why: ab_test.promote(actor=who, reason=why, expected=challenger.name)
+            )
+        if action == "retire" and challenger:
+            return f"Retire {challenger.name}? It answers nobody any more.", (
+                lambda who, why: ab_test.retire(actor=who, reason=why, expected=challenger.name)
+            )
+        if action == "rollback" and champion:
+            ends = f" The test of {challenger.name} ends." if challenger else ""
+            question = f"Roll back from {champion.name} to {ab_test.rollback_target()}?{ends}"
+            return question, (
+                lambda who, why: ab_test.rollback(actor=who, reason=why, expected=champion.name)
+            )
+        if action == "retrain" and not (challenger or run):
+            return "Start a training now, whatever the triggers say?", loop.request_training
+        if action == "cancel" and run:
+            return f"Cancel training run {run['id']}? What it did so far is lost.", (
+                lambda who, why: loop.cancel_training(who, why, expected=run["id"])
+            )
+        raise _problem("There is nothing to do that with at the moment.")
 
     # -- people ----------------------------------------------------------------------------
 
@@ -171,9 +166,10 @@ class AdminPage:
         return self._people(), _link(name.strip(), token)
 
     def new_link(self, name: str, request: gr.Request) -> tuple[str, str]:
-        self._admin(request)
+        user = self._admin(request)
+        name = (name or "").strip()
         try:
-            return self._people(), _link(name, self._books.accounts.new_link((name or "").strip()))
+            return self._people(), _link(name, self._books.accounts.new_link(name, user.name))
         except ValueError as problem:
             raise _problem(problem) from None
 
@@ -385,9 +381,9 @@ def _plot(title: str, elem_id: str | None = None) -> gr.Plot:
 def _question_panel() -> dict[str, Any]:
     """One panel asks for all actions: what would happen, why, and yes or no."""
     with gr.Column(visible=False, elem_id="confirm") as panel:
-        action, subject = gr.Textbox(visible=False), gr.Textbox(visible=False)
+        action, asked = gr.Textbox(visible=False), gr.Textbox(visible=False)
         text = look.html()
-        reason = gr.Textbox(label="Reason", max_length=300, elem_id="reason")
+        reason = gr.Textbox(label="Reason", max_length=_MOST_REASON, elem_id="reason")
         with gr.Row(elem_classes="actions"):
             small: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 120}
             no = gr.Button("Back", elem_id="confirm-no", **small)
@@ -395,7 +391,7 @@ def _question_panel() -> dict[str, Any]:
     return {
         "panel": panel,
         "action": action,
-        "subject": subject,
+        "question": asked,
         "text": text,
         "reason": reason,
         "no": no,
@@ -409,10 +405,10 @@ def _wire_actions(
     buttons: list[tuple[str, gr.Button]],
     shown: list[Any],
 ) -> None:
-    asked = [question[name] for name in ("panel", "action", "subject", "text", "reason")]
+    asked = [question[name] for name in ("panel", "action", "question", "text", "reason")]
     for action, button in buttons:
         button.click(page.ask(action), None, asked, **_QUIET)
-    inputs = [question[name] for name in ("action", "subject", "reason")]
+    inputs = [question[name] for name in ("action", "question", "reason")]
     question["yes"].click(
         page.confirm, inputs, [question["panel"], question["reason"], *shown], **_QUIET
     )

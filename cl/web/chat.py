@@ -153,13 +153,21 @@ class ChatPage:
                     if time.monotonic() - pushed > _PUSH_SECONDS:
                         pushed = time.monotonic()
                         yield [*shown, {"role": "assistant", "content": written}]
-        except (EngineError, BadVersion, LookupError) as problem:
+        except (EngineError, LookupError) as problem:
             raise _problem(problem) from None
+        except BadVersion:
+            log.exception("a version in traffic is not whole")
+            raise _problem("The answer failed. Please tell your administrator.") from None
 
     def done(self, conversation: str | None, request: gr.Request) -> tuple[Any, Any]:
         """However the answer ended: show what is stored, and take the next message."""
         number = _number(conversation)
-        turns = self._turns(request, number) if number is not None else []
+        if number is not None:
+            try:
+                self._house.assistant.give_up(_who(request), number)
+            except LookupError as problem:
+                raise _problem(problem) from None
+        turns = self._turns(request, number)
         return _composer(submit_btn=True, stop_btn=False), self._messages(turns)
 
     async def stopped(self, conversation: str | None, request: gr.Request) -> tuple[Any, Any]:
@@ -384,9 +392,12 @@ def _number(value: Any) -> int | None:
     if value in (None, ""):
         return None
     try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise _problem("This conversation is not there any more; please reload the page.") from None
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        number = 0
+    if not 0 < number < 2**63:  # what a database can look for
+        raise _problem("This conversation is not there any more; please reload the page.")
+    return number
 
 
 def _problem(reason: object) -> gr.Error:

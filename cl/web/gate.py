@@ -29,8 +29,18 @@ _STATIC = (
     "/theme.css",
     "/admin/theme.css",
 )
-# Gradio can fetch files and URLs for whoever is signed in; this product has no use for either.
-_CLOSED = ("/file=", "/file/", "/upload", "/proxy=", "/component_server", "/stream/")
+# What the pages ask of Gradio. It can do much more for whoever is signed in (fetch files and URLs,
+# take uploads, run recordings through ffmpeg); this product has no use for any of that.
+_GRADIO = (
+    "/config",
+    "/gradio_api/app_id",
+    "/gradio_api/cancel",
+    "/gradio_api/queue/data",
+    "/gradio_api/queue/join",
+    "/gradio_api/reset",
+    "/gradio_api/run/predict",
+    "/gradio_api/startup-events",
+)
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
@@ -91,7 +101,7 @@ class Gate:
             refused = None
         else:
             refused = _sign_in_first(request)
-        if refused is None and any(part in path for part in _CLOSED):
+        if refused is None and not _is_there(path):
             return JSONResponse({"detail": "There is nothing here."}, 404)
         return refused
 
@@ -103,11 +113,16 @@ class Gate:
         answer.headers["Content-Security-Policy"] = _POLICY.format(frames=frames)
         answer.headers["X-Content-Type-Options"] = "nosniff"
         answer.headers["Referrer-Policy"] = "same-origin"
-        if "/assets/" in request.url.path or "/static/" in request.url.path:
+        path = request.url.path
+        if answer.status_code == 200 and ("/assets/" in path or "/static/" in path):
             answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-        elif request.url.path in (*_PAGES, "/signin"):
+        elif path in (*_PAGES, "/signin"):
             answer.headers["Cache-Control"] = "no-store"
         return answer
+
+
+def _is_there(path: str) -> bool:
+    return path in (*_PAGES, "/signout") or path.removeprefix("/admin") in _GRADIO
 
 
 def _visitor(request: Request) -> str:
@@ -120,9 +135,16 @@ def _is_foreign(request: Request) -> bool:
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return False
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and _host_of(origin) != request.headers.get("host"):
         return True
     return request.headers.get("sec-fetch-site") == "cross-site"
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _wants_page(request: Request) -> bool:

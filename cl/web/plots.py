@@ -152,7 +152,7 @@ def _data(figure: go.Figure, height: int = 260, left: int = 52) -> PlotData:
     )
     for axis in (figure.update_xaxes, figure.update_yaxes):
         axis(gridcolor=_GRID, zeroline=False, automargin=True)
-    if not figure.data:
+    if not any(len(trace.x or ()) for trace in figure.data):
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         figure.add_annotation(text="No data yet", showarrow=False, font={"size": 14})

@@ -49,15 +49,12 @@ def serve(app: Any, at: socket) -> None:
 
 
 def _health(house: House) -> Response:
-    """200 while the background thread lives and its last work went well, else 503."""
-    problem = house.worker.problem
-    is_well = house.worker.is_alive() and problem is None
-    facts = {
-        "ok": is_well,
-        "models": house.engine.loaded(),
-        "problem": problem.text if problem else None,
-    }
-    return JSONResponse(facts, 200 if is_well else 503)
+    """200 while the background thread lives and its last work went well, else 503.
+
+    Open to everybody, so the reason stands on the admin page only.
+    """
+    is_well = house.worker.is_alive() and house.worker.problem is None
+    return JSONResponse({"ok": is_well}, 200 if is_well else 503)
 
 
 def _mount(

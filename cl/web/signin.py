@@ -84,7 +84,7 @@ def routes(accounts: Accounts, *, in_frame: bool) -> APIRouter:
     def leave(request: Request) -> Response:
         accounts.sign_out(request.cookies.get(COOKIE, ""))
         answer = RedirectResponse("/signin", 303)
-        answer.delete_cookie(COOKIE)
+        set_cookie(answer, request, COOKIE, "", 0, in_frame)
         return answer
 
     return router

@@ -1,0 +1,396 @@
+"""The chat page: what people can do, and what they can make it do by sending something else.
+
+The handlers are called as Gradio calls them, with what a browser may send; the last tests go through
+Gradio's queue itself.
+"""
+
+import asyncio
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from cl.db.tables import Conversation, Feedback, Interaction
+from cl.house import House
+from cl.model.engine import EngineError
+from cl.records import Feedback as Said
+from cl.records import Interaction as Record
+from cl.records import Status
+from cl.usage_logger import MAX_COMMENT, MAX_CORRECTION
+from cl.web.chat import ChatPage
+from tests.fakes import DONT_KNOW, FakeClock
+from tests.web.pages import ADMIN, OTHER, STAFF, Page, Site, deploy, everything_stored
+
+
+class Person:
+    """Somebody with the chat page open."""
+
+    def __init__(self, house: House, name: str) -> None:
+        self.page = ChatPage(house)
+        self.request = gr.Request(username=name)
+
+    def begin(self, text: Any, conversation: Any = None) -> tuple[int, int]:
+        return self.page.begin(text, conversation, self.request)[:2]
+
+    def hear(self, conversation: Any, interaction: Any) -> list[Any]:
+        """The answer as it is pushed to the page, to its end."""
+
+        async def listen() -> list[Any]:
+            pushes = self.page.answer(conversation, interaction, self.request)
+            return [messages async for messages in pushes]
+
+        return asyncio.run(listen())
+
+    def stop(self, conversation: Any, interaction: Any) -> tuple[list[Any], Any]:
+        """Hear the first words, press Stop. Returns what was pushed, and what is shown then."""
+
+        async def listen() -> tuple[list[Any], Any]:
+            pushes = self.page.answer(conversation, interaction, self.request)
+            heard = await anext(pushes)
+            await pushes.aclose()
+            return heard, (await self.page.stopped(conversation, self.request))[1]
+
+        return asyncio.run(listen())
+
+    def say(self, text: str, conversation: Any = None) -> tuple[int, int]:
+        ids = self.begin(text, conversation)
+        self.hear(*ids)
+        return ids
+
+    def rate(self, conversation: Any, liked: Any, index: Any = 1) -> tuple[Any, ...]:
+        click = gr.LikeData(None, {"index": index, "value": ["..."], "liked": liked})
+        return self.page.thumb(conversation, click, self.request)
+
+    def open(self, conversation: Any) -> tuple[Any, ...]:
+        return self.page.open(gr.EventData(None, {"id": conversation}), self.request)
+
+    def sees(self, conversation: Any) -> list[str]:
+        """The texts of an opened conversation."""
+        return texts(self.open(conversation)[2])
+
+    def more(
+        self, interaction: Any, *, reasons: Any = (), comment: str = "", better: str = ""
+    ) -> Any:
+        return self.page.say_more(interaction, reasons, comment, better, self.request)
+
+
+@pytest.fixture
+def ana(house: House) -> Person:
+    return Person(house, "ana")
+
+
+@pytest.fixture
+def ben(house: House) -> Person:
+    return Person(house, "ben")
+
+
+def texts(box: gr.Chatbot) -> list[str]:
+    return [message["content"][0]["text"] for message in box.value]
+
+
+def row(house: House, interaction: int) -> Record:
+    return next(r for r in house.books.logger.get_records() if r.id == interaction)
+
+
+# -- talking ---------------------------------------------------------------------------------
+
+
+def test_a_message_is_answered_shown_and_logged(house: House, ana: Person) -> None:
+    conversation, interaction = ana.begin("  Who approves travel?  ")
+    heard = ana.hear(conversation, interaction)
+    logged = row(house, interaction)
+    assert (logged.user, logged.prompt, logged.status) == (
+        "ana",
+        "Who approves travel?",
+        Status.COMPLETE,
+    )
+    assert logged.answer.strip() == DONT_KNOW
+    assert heard[0][0] == {"role": "user", "content": "Who approves travel?"}
+    assert texts(ana.page.done(conversation, ana.request)[1]) == [
+        "Who approves travel?",
+        logged.answer,
+    ]
+
+
+def test_a_second_message_goes_on_in_the_same_conversation(house: House, ana: Person) -> None:
+    conversation, first = ana.say("One")
+    assert ana.say("Two", str(conversation)) == (conversation, first + 1)
+    assert [t for t in ana.sees(conversation) if t in ("One", "Two")] == ["One", "Two"]
+    assert len(house.books.logger.conversations("ana")) == 1
+
+
+def test_an_example_is_sent_as_a_message(ana: Person) -> None:
+    chosen = gr.SelectData(None, {"index": 0, "value": {"text": "Say hello."}})
+    conversation = ana.page.example(None, chosen, ana.request)[0]
+    assert ana.sees(conversation)[0] == "Say hello."
+
+
+def test_conversations_are_listed_by_age_with_the_open_one_marked(
+    clock: FakeClock, ana: Person, ben: Person
+) -> None:
+    ana.say("oldest")
+    clock.skip(hours=8 * 24)
+    ana.say("last week")
+    clock.skip(hours=2 * 24)
+    ana.say("yesterday")
+    clock.skip(hours=24)
+    newest = ana.say("today")[0]
+    ben.say("of ben")
+    groups = ana.open(newest)[1]["groups"]
+    listed = [(g["name"], i["title"], i["open"]) for g in groups for i in g["items"]]
+    assert listed == [
+        ("Today", "today", True),
+        ("Yesterday", "yesterday", False),
+        ("Previous 7 days", "last week", False),
+        ("Older", "oldest", False),
+    ]
+
+
+def test_a_message_that_cannot_be_answered_is_refused_with_the_reason(ana: Person) -> None:
+    for text in ("", None, " \n\t\x00 "):
+        with pytest.raises(gr.Error, match="Write a message first"):
+            ana.begin(text)
+    with pytest.raises(gr.Error, match="has 8001 characters; at most 8000"):
+        ana.begin("x" * 8001)
+    assert not Conversation.select().exists()
+
+
+def test_nobody_can_do_nothing(house: House) -> None:
+    with pytest.raises(gr.Error, match="Sign in first"):
+        ChatPage(house).begin("hello", None, gr.Request())
+
+
+def test_an_engine_that_fails_says_why_and_the_row_says_error(house: House, ana: Person) -> None:
+    house.engine.problem = EngineError("The model is tired.")
+    ids = ana.begin("hello")
+    with pytest.raises(gr.Error, match="The model is tired"):
+        ana.hear(*ids)
+    assert row(house, ids[1]).status is Status.ERROR
+    assert ana.sees(ids[0])[1] == "*(the answer failed; please try again)*"
+    house.engine.problem = None
+    ana.say("again", ids[0])
+    assert ana.sees(ids[0])[3].strip() == DONT_KNOW
+
+
+def test_stopping_keeps_the_text_so_far(house: House, ana: Person) -> None:
+    house.engine.ensure("base")
+    ids = ana.begin("hello")
+    heard, shown = ana.stop(*ids)
+    assert row(house, ids[1]).status is Status.CANCELLED
+    assert row(house, ids[1]).answer == heard[1]["content"] == "That "
+    assert texts(shown) == ["hello", "That \n\n*(stopped)*"]
+
+
+# -- thumbs and better answers ---------------------------------------------------------------
+
+
+def test_a_thumb_can_be_given_changed_and_taken_back(house: House, ana: Person) -> None:
+    conversation, interaction = ana.say("hello")
+    for liked, thumb, panel, icon in (
+        (True, 1, False, "Like"),
+        (False, -1, True, "Dislike"),
+        (True, 1, False, "Like"),
+        ("", 0, False, None),
+    ):
+        asked, rated, *_ = ana.rate(conversation, liked)
+        assert (asked.visible, rated) == (panel, interaction)
+        assert row(house, interaction).feedback.thumb == thumb
+        assert ana.open(conversation)[2].feedback_value == [icon]
+    assert Feedback.select().count() == 1
+
+
+def test_each_thumb_lands_on_the_answer_it_stands_under(house: House, ana: Person) -> None:
+    conversation, first = ana.say("one")
+    second = ana.say("two", conversation)[1]
+    ana.rate(conversation, False, index=3)
+    ana.rate(conversation, True, index=[1, 0])
+    assert [row(house, i).feedback.thumb for i in (first, second)] == [1, -1]
+
+
+def test_a_thumb_on_an_answer_that_is_not_there_is_refused(ana: Person) -> None:
+    conversation = ana.say("hello")[0]
+    for index in (-1, 2, 99, "1", None, 1e9):
+        with pytest.raises(gr.Error, match="not there any more"):
+            ana.rate(conversation, True, index)
+    assert not Feedback.select().exists()
+
+
+def test_an_answer_cannot_be_rated_before_it_is_finished(ana: Person) -> None:
+    conversation, interaction = ana.begin("hello")
+    for rate in (lambda: ana.rate(conversation, True), lambda: ana.more(interaction, better="x")):
+        with pytest.raises(gr.Error, match="still being written"):
+            rate()
+    assert not Feedback.select().exists()
+
+
+def test_what_people_say_more_is_kept_beside_the_thumb(house: House, ana: Person) -> None:
+    conversation, interaction = ana.say("hello")
+    ana.rate(conversation, False)
+    ana.more(str(interaction), reasons=["Incorrect"], comment=" so wrong ", better="It is Mirela.")
+    said = row(house, interaction).feedback
+    assert (said.thumb, said.reasons, said.comment, said.correction) == (
+        -1,
+        ("Incorrect",),
+        "so wrong",
+        "It is Mirela.",
+    )
+    again = ana.rate(conversation, False)  # the panel opens with what was said
+    assert again[2:] == (["Incorrect"], "so wrong", "It is Mirela.")
+
+
+def test_what_cannot_be_kept_is_refused_whole(house: House, ana: Person) -> None:
+    conversation, interaction = ana.say("hello")
+    ana.rate(conversation, False)
+    for said, told in (
+        ({"reasons": ["Incorrect", "Boring"]}, "'Boring' is not one of the reasons"),
+        ({"better": "x" * (MAX_CORRECTION + 1)}, "The correction has 8001 characters"),
+        ({"comment": "x" * (MAX_COMMENT + 1)}, "The comment has 2001 characters"),
+    ):
+        with pytest.raises(gr.Error, match=told):
+            ana.more(interaction, **{"better": "kept?", **said})
+    assert row(house, interaction).feedback == Said(thumb=-1)
+
+
+# -- forged ids ------------------------------------------------------------------------------
+
+USES: dict[str, Callable[[Person, Any], object]] = {
+    "open": lambda who, number: who.open(number),
+    "begin": lambda who, number: who.begin("mine now", number),
+    "answer": lambda who, number: who.hear(number, "1"),
+    "done": lambda who, number: who.page.done(number, who.request),
+    "stopped": lambda who, number: asyncio.run(who.page.stopped(number, who.request)),
+    "thumb": lambda who, number: who.rate(number, True),
+    "say_more": lambda who, number: who.more(number, better="mine now"),
+}
+
+
+FORGED = (
+    "1",
+    1,
+    "-1",
+    "0",
+    "77",
+    "abc",
+    "1e3",
+    "1; DROP TABLE user",
+    "9" * 5000,
+    "9" * 30,
+    math.inf,
+    [1],
+    {},
+)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_id_that_is_not_ones_own_is_refused_and_changes_nothing(
+    ana: Person, ben: Person, use: str
+) -> None:
+    assert ben.say("private") == (1, 1)
+    ben.rate(1, True)
+    ana.say("mine")
+    before = everything_stored()
+    for number in FORGED:
+        with pytest.raises(gr.Error) as told:
+            USES[use](ana, number)
+        assert re.search("You have no|not there any more", str(told.value))
+        assert "private" not in str(told.value)
+    assert everything_stored() == before
+
+
+def test_a_message_whose_answer_never_began_is_closed_and_can_be_asked_again(ana: Person) -> None:
+    number, _, *_ = ana.page.begin("hello", None, ana.request)
+    ana.page.done(number, ana.request)
+    (turn,) = ana.page._turns(ana.request, number)
+    assert turn.status is Status.CANCELLED
+
+
+def test_only_a_message_of_this_conversation_that_waits_can_be_answered(
+    ana: Person, ben: Person
+) -> None:
+    ben.say("private")
+    conversation, mine = ana.say("mine")  # has its answer already
+    before = everything_stored()
+    for interaction in (mine, "1", "-1", "77", "abc", "", None):
+        with pytest.raises(gr.Error, match=r"no message|no interaction|not there|Open a conv"):
+            ana.hear(conversation, interaction)
+    assert everything_stored() == before
+
+
+# -- through the queue -----------------------------------------------------------------------
+
+
+def test_the_page_is_wired_from_message_to_better_answer(site: Site) -> None:
+    page = Page(site.browser(STAFF))
+    conversation, interaction, shown = page.chat("Who repairs chairs?")
+    assert [m["content"][0]["text"].strip() for m in shown] == ["Who repairs chairs?", DONT_KNOW]
+    click = {"index": 1, "value": ["..."], "liked": False}
+    panel, rated, *said = page.run("thumb", conversation, event_data=click)
+    assert (panel["visible"], rated, said) == (True, interaction, [[], "", ""])
+    page.run("say_more", rated, ["Incorrect"], "no", "Oskar repairs them.")
+    stored = Feedback.get(Feedback.interaction == int(interaction))
+    assert (stored.user, stored.thumb, stored.correction) == (STAFF, -1, "Oskar repairs them.")
+    assert page.run("open", event_data={"id": conversation})[2]["feedback_value"] == ["Dislike"]
+    assert page.run("fresh")[2]["value"] == []
+
+
+def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
+    conversation, interaction, _ = Page(site.browser(STAFF)).chat("private")
+    thief, before = Page(site.browser(OTHER)), everything_stored()
+    click = {"index": 1, "value": ["..."], "liked": True}
+    told = [
+        thief.refusal("open", event_data={"id": conversation}),
+        thief.refusal("begin", "mine now", conversation),
+        thief.refusal("answer", conversation, interaction),
+        thief.refusal("done", conversation),
+        thief.refusal("thumb", conversation, event_data=click),
+        thief.refusal("say_more", interaction, [], "", "mine now"),
+    ]
+    assert all(sentence.startswith("You have no") for sentence in told), told
+    assert everything_stored() == before
+
+
+def test_no_request_can_name_the_person_it_speaks_for(site: Site) -> None:
+    page = Page(site.browser(STAFF))
+    page.run("begin", "who am I?", None, username=ADMIN, request={"username": ADMIN})
+    assert Interaction.select().order_by(Interaction.id.desc()).first().user == STAFF
+
+
+def test_a_reason_that_was_not_offered_is_refused_by_the_page(site: Site) -> None:
+    page = Page(site.browser(STAFF))
+    interaction = page.chat("hello")[1]
+    assert "Boring" in page.refusal("say_more", interaction, ["Boring"], "", "")
+    assert not Feedback.select().where(Feedback.interaction == int(interaction)).exists()
+
+
+@pytest.fixture
+def site_with_a_test(site: Site) -> Iterator[Site]:
+    """While a champion and a challenger share the conversations."""
+    deploy(site.house, "v8001")
+    deploy(site.house, "v8002")
+    yield site
+    site.house.books.ab_test.rollback(actor="test", reason="back to the base model")
+
+
+def test_people_are_never_told_which_version_answers(site_with_a_test: Site) -> None:
+    browser = site_with_a_test.browser(STAFF)
+    page, seen = Page(browser), [browser.get("/").text]
+    arms: set[str] = set()
+    for _ in range(40):
+        begun = page.messages("begin", "Who waters the plants?", None)
+        number, interaction = begun[-2]["output"]["data"][:2]
+        click = {"index": 1, "value": ["..."], "liked": False}
+        seen += map(json.dumps, begun)
+        seen += map(json.dumps, page.messages("answer", number, interaction))
+        seen += map(json.dumps, page.messages("thumb", number, event_data=click))
+        arms.add(Interaction.get_by_id(int(interaction)).arm)
+        if len(arms) == 2:
+            break
+    seen += map(json.dumps, page.messages("open", event_data={"id": number}))
+    seen += map(json.dumps, [page.config, page.messages("load"), page.messages("done", number)])
+    assert arms == {"champion", "challenger"}
+    assert "says a version" in "".join(seen)
+    assert not re.search(r"v800\d|champion|challenger|experiment", "".join(seen))
