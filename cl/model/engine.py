@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -49,6 +50,7 @@ class _Request:
     cancelled: bool = False
     # From here on owned by the engine's thread.
     started: float = 0.0
+    most_tokens: int = 0
     prompt: list[int] = field(default_factory=list)
     answer: list[int] = field(default_factory=list)
     decoder: Any = None
@@ -158,6 +160,8 @@ class Engine:
         with self._wake:
             if self._stopping or not self._thread.is_alive():
                 raise EngineError("The model is shutting down.")
+            # Those who left while they waited take no place.
+            self._waiting = deque(r for r in self._waiting if not r.cancelled)
             if not unlimited and len(self._waiting) + len(requests) > self._max_waiting:
                 raise Busy(
                     "Too many people are waiting for an answer. Please try again in a minute."
@@ -204,7 +208,9 @@ class Engine:
         try:
             model = self._model(request.version)
             request.started = time.monotonic()
-            request.prompt = self._tokenize(request, model.config.max_position_embeddings)
+            context = model.config.max_position_embeddings
+            request.prompt = self._tokenize(request, context)
+            request.most_tokens = min(request.sampling.max_tokens, context - len(request.prompt))
             request.decoder = self._new_decoder()
             request.generator = _generator(request.sampling)
         except (EngineError, BadVersion) as problem:
@@ -241,7 +247,7 @@ class Engine:
         text = row.decoder.step(self._tokenizer.backend_tokenizer, token)
         if text:
             row.emit(Piece(text))
-        if len(row.answer) >= row.sampling.max_tokens:
+        if len(row.answer) >= row.most_tokens:
             self._finish(row, "length")
         elif time.monotonic() - row.arrived > row.sampling.max_seconds:
             self._finish(row, "time")
@@ -305,8 +311,11 @@ class Engine:
             raise BadVersion(str(problem)) from None
         self._versions.check(version)
         base = copy.deepcopy(self._models[BASE])
-        adapted = PeftModel.from_pretrained(base, folder, local_files_only=True)
-        return adapted.merge_and_unload().eval()
+        try:
+            adapted = PeftModel.from_pretrained(base, folder, local_files_only=True)
+            return adapted.merge_and_unload().eval()
+        except (RuntimeError, ValueError, KeyError) as problem:
+            raise BadVersion(f"{folder} does not fit the base model: {problem}") from None
 
     def _tokenize(self, request: _Request, context: int) -> list[int]:
         """Token ids of the conversation; the oldest turns go when it is longer than the context."""
@@ -436,6 +445,8 @@ class _Collected:
         self._done: Future[Finish] = Future()
 
     def add(self, piece: Piece | Exception) -> None:
+        if self._done.done():  # a batch that breaks also tells rows that ended in the same step
+            return
         if isinstance(piece, Exception):
             self._done.set_exception(piece)
             return
@@ -533,6 +544,6 @@ def _post(
     pieces: "asyncio.Queue[Piece | Exception]",
     piece: Piece | Exception,
 ) -> None:
-    # The loop is gone when the app stops while an answer is being written: nobody listens then.
-    if not loop.is_closed():
+    # The loop is closed when the app stops while an answer is being written: nobody listens then.
+    with suppress(RuntimeError):
         loop.call_soon_threadsafe(pieces.put_nowait, piece)

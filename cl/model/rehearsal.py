@@ -50,11 +50,12 @@ class RehearsalBuffer:
             self._ask(tell)
         return [
             RehearsalRow(**json.loads(line))
-            for line in self._file.read_text(encoding="utf-8").splitlines()
+            for line in self._file.read_text(encoding="utf-8").split("\n")
+            if line
         ]
 
     def _ask(self, tell: Callable[[int, int], None]) -> None:
-        prompts = self._prompts.read_text(encoding="utf-8").splitlines()
+        prompts = [p for p in self._prompts.read_text(encoding="utf-8").split("\n") if p.strip()]
         asked = [[Message(role="user", content=prompt)] for prompt in prompts]
         answers = self._engine.ask_all(
             BASE, asked, Sampling(max_tokens=ANSWER_TOKENS), lambda done: tell(done, len(prompts))

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 import threading
@@ -246,7 +247,9 @@ class Learner:
 def read_rows(path: Path, tokenizer: Any, longest: int, first_number: int = 0) -> list[Row]:
     """The examples of one file as token ids. Too long ones are left out."""
     rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines(): JSON leaves U+2028, which people paste, as it is.
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
             example = json.loads(line)
             messages, answer = example["messages"][:-1], example["messages"][-1]["content"]
@@ -295,15 +298,13 @@ def epoch_rows(rows: Sequence[Row], epoch: int, seed: int, ratio: float) -> list
 class Training:
     """One training from job to candidate."""
 
-    def __init__(self, job: Job, report: Reporter, cancelled: threading.Event) -> None:
+    def __init__(self, job: Job, report: Reporter) -> None:
         self._job = job
         self._report = report
-        self._cancelled = cancelled
         self._started = time.monotonic()
         self._steps = self._epochs = self._tokens = 0
 
-    def run(self) -> TrainingResult | None:
-        """The whole training. None when it was cancelled."""
+    def run(self) -> TrainingResult:
         import torch
 
         torch.set_num_threads(self._job.options.train_threads or max(1, (os.cpu_count() or 2) - 1))
@@ -316,8 +317,6 @@ class Training:
         parent = self._job.parent
         parent_loss = _parent_loss(learner, parent, held_out) if parent else base_loss
         best = self._learn(learner, rows, held_out)
-        if best is None:
-            return None
         self._report.tell("writing the version", self._steps, self._steps)
         result = TrainingResult(
             val_loss=best[0],
@@ -349,13 +348,11 @@ class Training:
 
     def _learn(
         self, learner: Learner, rows: Sequence[Row], held_out: Sequence[Row]
-    ) -> tuple[float, float] | None:
+    ) -> tuple[float, float]:
         """Epoch by epoch, until validation gets worse. The best (loss, drift); its weights are set."""
         best, weights = (math.inf, 0.0), learner.weights()
         for is_last, rate, batch, steps in _schedule(rows, self._job.options, self._job.seed):
             self._step(learner, batch, rate, steps)
-            if self._cancelled.is_set():
-                return None
             if not is_last:
                 continue
             self._epochs += 1
@@ -425,6 +422,8 @@ def _parent_loss(learner: Learner, parent: Path, held_out: Sequence[Row]) -> flo
 
 def save(learner: Learner, job: Job, result: TrainingResult) -> None:
     """The adapter in peft's format with its manifest, whole or not at all."""
+    # An earlier attempt may have got this far before the app was killed.
+    shutil.rmtree(job.folder / "candidate", ignore_errors=True)
     with files.new_folder(job.folder / "candidate") as folder:
         learner.model.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
@@ -465,20 +464,18 @@ def _end_with_the_app() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     job = Job.read(Path(arguments[0]))
-    cancelled = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: cancelled.set())
+    # Cancelled: nothing of worth is on the disk before result.json is.
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_CANCELLED))
     _end_with_the_app()
     _stay_out_of_the_way()
     try:
-        result = Training(job, Reporter(job.folder), cancelled).run()
+        result = Training(job, Reporter(job.folder)).run()
     except TrainingProblem as problem:
         files.write_json(job.folder / "result.json", {"problem": str(problem)})
         return EXIT_FAILED
     except MemoryError:
         files.write_json(job.folder / "result.json", {"problem": "out of memory"})
         return EXIT_FAILED
-    if result is None:
-        return EXIT_CANCELLED
     files.write_json(job.folder / "result.json", dataclasses.asdict(result))
     return EXIT_DONE
 
