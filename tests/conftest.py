@@ -5,12 +5,33 @@ from pathlib import Path
 
 import pytest
 
+from cl import accounts
 from cl.house import Books, House
 from cl.model.base_model import prepare
 from cl.settings import DEFAULT_MODEL, quiet_libraries
 from tests.fakes import FakeClock, fake_books, fake_house
 
 quiet_libraries()
+
+TESTS = Path(__file__).parent
+SLOW_ROOMS = (TESTS / "model", TESTS / "web")  # importing torch and Gradio takes longer than the rest
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without the slow tests the slow rooms are not even imported."""
+    return True if config.option.markexpr == "not slow" and collection_path in SLOW_ROOMS else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent in SLOW_ROOMS:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing a password takes long on purpose; in the tests it would be most of the time."""
+    monkeypatch.setitem(accounts._SCRYPT, "n", 2)
 
 
 @pytest.fixture

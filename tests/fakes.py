@@ -5,12 +5,15 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from cl import files
+from cl.db.database import open_database
 from cl.house import Books, House, build_house, open_books
 from cl.loop import Trainer
 from cl.model.training_job import Progress, TrainingCancelled
@@ -140,8 +143,20 @@ def fake_settings(data_dir: Path, **changes: object) -> Settings:
     return load_settings({}, data_dir=str(data_dir), **texts)
 
 
+@cache
+def fresh_database() -> bytes:
+    """An empty usage.db, migrated once for all tests: each starts from a copy."""
+    with TemporaryDirectory() as folder:
+        open_database(Path(folder)).close()
+        return (Path(folder) / "usage.db").read_bytes()
+
+
 def fake_books(data_dir: Path, clock: Callable[[], datetime], **changes: object) -> Books:
-    return open_books(fake_settings(data_dir, **changes), clock)
+    settings = fake_settings(data_dir, **changes)
+    if not settings.database_url and not (data_dir / "usage.db").exists():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        (data_dir / "usage.db").write_bytes(fresh_database())
+    return open_books(settings, clock)
 
 
 def fake_house(books: Books, trainer: Trainer | None = None) -> House:

@@ -1,7 +1,9 @@
 """Who people are, and how they prove it."""
 
+import inspect
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -181,6 +183,12 @@ def test_a_name_is_given_once(accounts: Accounts) -> None:
     accounts.add("ana", Role.STAFF, "admin")
     with pytest.raises(ValueError, match="a user ana already"):
         accounts.add("ana", Role.ADMIN, "admin")
+
+
+def test_guessing_a_stolen_hash_is_expensive() -> None:
+    """scrypt at 16 MiB a guess; the tests themselves turn it down."""
+    source = Path(inspect.getfile(Accounts)).read_text(encoding="utf-8")
+    assert '_SCRYPT = {"n": 2**14, "r": 8, "p": 1}' in source
 
 
 def test_neither_passwords_nor_tokens_are_stored(accounts: Accounts) -> None:

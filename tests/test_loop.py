@@ -1,7 +1,7 @@
 """One iteration, one step; whatever goes wrong ends the run with a reason, and the loop goes on."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,11 +15,19 @@ from cl.model.engine import EngineError
 from cl.model.training_job import Progress, TrainingFailed
 from cl.model.versions import ADAPTER
 from cl.records import BASE, RunStatus, State, Step, TrainingResult
-from tests.fakes import FakeClock, FakeTrainer, fake_house, talk
+from tests.fakes import FakeClock, FakeTrainer, fake_books, fake_house, talk
 
 
-def teach(house: House, count: int = 12) -> None:
-    """Enough corrections for a training under demo thresholds."""
+@pytest.fixture
+def books(tmp_path: Path, clock: FakeClock) -> Iterator[Books]:
+    """Demo thresholds, and half a dozen messages are enough."""
+    opened = fake_books(tmp_path / "data", clock, min_new_samples=6, min_window=3)
+    yield opened
+    opened.database.close()
+
+
+def teach(house: House, count: int = 6) -> None:
+    """Enough corrections for a training."""
     for number in range(count):
         correction = f"Number {number} lies in drawer {number * 7}."
         talk(house, "ana", f"Where is number {number}?", thumb=-1, correction=correction)

@@ -79,7 +79,9 @@ def test_a_wrong_line_is_named_with_its_reason_and_the_others_come_in(
 
 
 def test_texts_no_database_can_hold_come_in_cleaned(books: Books) -> None:
-    load(books, '{"conversation": [{"role": "user", "content": "a\\u0000\\ud800"}], "response": "b"}')
+    load(
+        books, '{"conversation": [{"role": "user", "content": "a\\u0000\\ud800"}], "response": "b"}'
+    )
     assert next(books.logger.get_records()).prompt == "a?"
 
 

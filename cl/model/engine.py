@@ -66,6 +66,7 @@ class Engine:
         self._max_rows = max_rows
         self._max_waiting = max_waiting
         self._waiting: deque[_Request] = deque()
+        self._later: deque[_Request] = deque()  # nobody sits in front of these
         self._wake = threading.Condition()
         self._loading = threading.Lock()
         self._stopping = False
@@ -110,15 +111,15 @@ class Engine:
     ) -> list[tuple[str, Finish]]:
         """Answers to many conversations at once, in order. Blocks; not for the event loop.
 
-        They enter the queue together: on an otherwise idle engine the same call gives the same
-        answers. `tell` hears how many are done.
+        People go first: whoever chats meanwhile finds a place free. On an otherwise idle engine the
+        same call gives the same answers. `tell` hears how many are done.
         """
         results = [_Collected() for _ in conversations]
         requests = [
             _Request(version, c, sampling, r.add)
             for c, r in zip(conversations, results, strict=True)
         ]
-        self._submit(requests, unlimited=True)
+        self._submit(requests, later=True)
         answers: list[tuple[str, Finish]] = []
         try:
             for result in results:
@@ -156,17 +157,17 @@ class Engine:
 
     # -- handing work to the thread --------------------------------------------------------
 
-    def _submit(self, requests: Sequence[_Request], *, unlimited: bool = False) -> None:
+    def _submit(self, requests: Sequence[_Request], *, later: bool = False) -> None:
         with self._wake:
             if self._stopping or not self._thread.is_alive():
                 raise EngineError("The model is shutting down.")
             # Those who left while they waited take no place.
             self._waiting = deque(r for r in self._waiting if not r.cancelled)
-            if not unlimited and len(self._waiting) + len(requests) > self._max_waiting:
+            if not later and len(self._waiting) + len(requests) > self._max_waiting:
                 raise Busy(
                     "Too many people are waiting for an answer. Please try again in a minute."
                 )
-            self._waiting.extend(requests)
+            (self._later if later else self._waiting).extend(requests)
             self._wake.notify()
 
     # -- the thread ------------------------------------------------------------------------
@@ -174,7 +175,7 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._stopping or self._waiting or self._batches):
+                while not (self._stopping or self._waiting or self._later or self._batches):
                     self._wake.wait()
                 if self._stopping:
                     break
@@ -188,11 +189,13 @@ class Engine:
         room = self._max_rows - sum(len(b.rows) for b in self._batches.values())
         entering: dict[str, list[_Request]] = {}
         with self._wake:
-            while room > 0 and self._waiting:
-                request = self._waiting.popleft()
-                if not request.cancelled:
-                    entering.setdefault(request.version, []).append(request)
-                    room -= 1
+            # The last place is kept for a person, if there is more than one.
+            for queue, reserve in ((self._waiting, 0), (self._later, min(1, self._max_rows - 1))):
+                while room > reserve and queue:
+                    request = queue.popleft()
+                    if not request.cancelled:
+                        entering.setdefault(request.version, []).append(request)
+                        room -= 1
         for version, requests in entering.items():
             ready = [r for r in requests if self._prepare(r)]
             if ready:
@@ -273,8 +276,9 @@ class Engine:
 
     def _end_all(self, problem: EngineError) -> None:
         with self._wake:
-            waiting = list(self._waiting)
+            waiting = [*self._waiting, *self._later]
             self._waiting.clear()
+            self._later.clear()
         for request in (*(row for batch in self._batches.values() for row in batch.rows), *waiting):
             request.emit(problem)
 

@@ -169,6 +169,24 @@ def test_many_are_asked_at_once_and_answered_in_order(engine: Engine, expected: 
     assert heard == [1, 2, 3, 4]
 
 
+def test_a_person_does_not_wait_for_questions_nobody_sits_in_front_of(engine: Engine) -> None:
+    done: list[int] = []
+
+    async def ask_in_between() -> int:
+        many = [said("Hm")] * 60
+        work = asyncio.to_thread(engine.ask_all, BASE, many, Sampling(20), done.append)
+        working = asyncio.create_task(work)
+        while not done:
+            await asyncio.sleep(0.001)
+        await hear(engine, said("Hello"), Sampling(4))
+        at_that_moment = len(done)
+        await working
+        return at_that_moment
+
+    assert run(ask_in_between()) < 30
+    assert len(done) == 60
+
+
 # -- how an answer ends ------------------------------------------------------------------------
 
 

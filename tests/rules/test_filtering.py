@@ -162,7 +162,9 @@ def test_nearly_the_same_question_and_answer_is_learned_once() -> None:
 
 
 def test_a_correction_stays_whatever_thumb_says_the_same_or_nearly() -> None:
-    answer = "The travel policy says that you may spend up to {} euros per day on meals while abroad."
+    answer = (
+        "The travel policy says that you may spend up to {} euros per day on meals while abroad."
+    )
     liked = example(1, "How much may I spend on meals?", answer.format(50))
     corrected = example(2, "How much may I spend on meals?", answer.format(60), "correction")
     assert kept(liked, corrected) == [2]

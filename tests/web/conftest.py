@@ -13,18 +13,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from cl import accounts
 from cl.db.tables import TABLES
 from cl.house import Books
 from cl.web.server import create_app
 from tests.fakes import FakeClock, fake_books, fake_house, fake_settings
 from tests.web.pages import Site, StillWorker
-
-
-@pytest.fixture(autouse=True)
-def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashing a password takes long on purpose; here that would be most of the time."""
-    monkeypatch.setitem(accounts._SCRYPT, "n", 2)
 
 
 @pytest.fixture(scope="session")
