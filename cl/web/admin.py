@@ -279,7 +279,7 @@ def build(house: House) -> gr.Blocks:
 def _overview_tab() -> tuple[list[Any], list[Any], list[tuple[str, gr.Button]]]:
     status = look.html(elem_id="status")
     with gr.Row(elem_classes="actions"):
-        small: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 150, "interactive": False}
+        small: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 180, "interactive": False}
         promote = gr.Button("Promote", variant="primary", elem_id="promote", **small)
         retire = gr.Button("Retire", elem_id="retire", **small)
         retrain = gr.Button("Retrain now", elem_id="retrain", **small)

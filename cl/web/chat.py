@@ -54,7 +54,14 @@ element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-id]');
   if (button) trigger('select', {id: button.dataset.id});
 });"""
-_DRAFT_JS = """() => { const draft = sessionStorage.getItem('draft'); sessionStorage.removeItem('draft'); return draft || ''; }"""
+# What was typed before signing in anew. Not an output of the event: that would wipe out what a
+# quick person has typed meanwhile.
+_DRAFT_JS = """() => { const draft = sessionStorage.getItem('draft'); sessionStorage.removeItem('draft');
+  const box = draft && document.querySelector('#composer textarea');
+  if (box) { box.value = draft; box.dispatchEvent(new Event('input', {bubbles: true})); } }"""
+# The panel takes room from the chat: the answer that was just rated must not vanish behind it.
+_KEEP_IN_SIGHT_JS = """() => { const rated = document.activeElement;
+  setTimeout(() => rated?.closest('#chat') && rated.scrollIntoView({block: 'end'}), 200); }"""
 _SUFFIX = {
     Status.STARTED: "*(still being written)*",
     Status.CANCELLED: "*(stopped)*",
@@ -300,7 +307,7 @@ def build(house: House) -> gr.Blocks:
                 elem_id="foot",
             )
         blocks.load(page.load, None, [top, history, box], **_QUIET)
-        blocks.load(None, None, text, js=_DRAFT_JS)
+        blocks.load(None, None, None, js=_DRAFT_JS)
         history.select(page.open, None, [conversation, history, box, panel], **_QUIET)
         new.click(page.fresh, None, [conversation, history, box, panel, text], **_QUIET)
         begun = [conversation, interaction, text, box, history, panel]
@@ -316,7 +323,8 @@ def build(house: House) -> gr.Blocks:
         for event in running:
             event.then(page.done, conversation, [text, box], **_QUIET)
         text.stop(page.stopped, conversation, [text, box], cancels=running, **_QUIET)
-        box.like(page.thumb, conversation, [panel, rated, *fields], **_QUIET)
+        liked = box.like(page.thumb, conversation, [panel, rated, *fields], **_QUIET)
+        liked.then(None, None, None, js=_KEEP_IN_SIGHT_JS)
         send.click(page.say_more, [rated, *fields], panel, **_QUIET)
         skip.click(lambda: gr.Column(visible=False), None, panel, queue=False, **_QUIET)
     return cast(gr.Blocks, blocks)  # its context manager is untyped

@@ -2,7 +2,8 @@
 
     python -m cl demo && python -m tests.bench.screenshots --data data-demo
 
-Signs in with a fresh link, has the model answer a question, gives a thumb down and opens the panel.
+Signs in with a fresh link, looks at the admin page, has the model answer two questions, gives a
+thumb up and a thumb down, and opens the panel.
 """
 
 import argparse
@@ -16,7 +17,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from cl.settings import child_environment
 from tests.running import ROOT, App, running_app
 
-QUESTION = "Whose approval do I need before I travel for work?"
+QUESTIONS = (
+    "Whose approval do I need before I travel for work?",
+    "Explain in one sentence what a deadline is.",
+)
+BETTER = "A deadline is the time by which something has to be done."
 PICTURES = ROOT / "assets" / "screenshots"
 
 
@@ -42,19 +47,10 @@ def take(browser: Browser, app: App, data: Path, to: Path, *, dark: bool, phone:
     size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 800}
     scheme = "dark" if dark else "light"
     context = browser.new_context(locale="en-US", viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(60_000)
     page = context.new_page()
     name = f"{'-phone' if phone else ''}{'-dark' if dark else ''}"
     sign_in(page, app, data)
-    page.fill("#composer textarea", QUESTION)
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#chat .bot.message")
-    settle(page)
-    page.click("#chat button[aria-label='Dislike']")
-    page.wait_for_selector("#feedback", state="visible")
-    settle(page)
-    page.screenshot(path=to / f"chat{name}.png")
-    page.click("#feedback-skip")
     page.goto(f"{app.address}/admin/")
     page.wait_for_selector("#status .cards")
     settle(page)
@@ -63,6 +59,21 @@ def take(browser: Browser, app: App, data: Path, to: Path, *, dark: bool, phone:
         page.get_by_role("tab", name=tab).click()
         settle(page)
         page.screenshot(path=to / f"admin-{tab.lower()}{name}.png", full_page=True)
+    page.goto(app.address)
+    page.wait_for_selector("#composer textarea")
+    for number, question in enumerate(QUESTIONS):
+        page.fill("#composer textarea", question)
+        page.keyboard.press("Enter")
+        page.locator("#chat .bot.message").nth(number).wait_for()
+        page.wait_for_selector("#composer .submit-button")
+        settle(page)
+    page.locator("#chat button[aria-label='Like']").first.click()
+    settle(page)
+    page.locator("#chat button[aria-label='Dislike']").last.click()
+    page.wait_for_selector("#feedback", state="visible")
+    page.fill("#better textarea", BETTER)
+    settle(page)
+    page.screenshot(path=to / f"chat{name}.png")
     context.close()
 
 
