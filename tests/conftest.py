@@ -14,7 +14,10 @@ from tests.fakes import FakeClock, fake_books, fake_house
 quiet_libraries()
 
 TESTS = Path(__file__).parent
-SLOW_ROOMS = (TESTS / "model", TESTS / "web")  # importing torch and Gradio takes longer than the rest
+SLOW_ROOMS = (
+    TESTS / "model",
+    TESTS / "web",
+)  # importing torch and Gradio takes longer than the rest
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
