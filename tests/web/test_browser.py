@@ -134,7 +134,7 @@ def test_the_admin_starts_a_training_and_reads_why_it_ended(
     page.click("#retrain")
     expect(page.locator("#confirm")).to_contain_text("Start a training now")
     page.click("#confirm-yes")
-    expect(page.get_by_text("Please write a reason.")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Please write a reason")).to_be_visible(timeout=PATIENCE)
     page.fill("#reason textarea, #reason input", "to see what happens")
     page.click("#confirm-yes")
     page.get_by_role("tab", name="Training").click()
