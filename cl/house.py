@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from filelock import FileLock, Timeout
 from peewee import Database
@@ -49,6 +49,12 @@ class Books:
     logger: UsageLogger
     trigger: RetrainTrigger
     ab_test: ABTestManager
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.database.close()
 
     @property
     def models(self) -> Path:

@@ -20,86 +20,91 @@ _LEAST_FREE = 2_000_000_000
 
 
 def users(settings: Settings, args: argparse.Namespace, console: Console) -> int:
-    accounts = open_books(settings).accounts
     actor = "operator (terminal)"
-    if args.action == "list":
-        people = [
-            {"name": u.name, "role": u.role.value, "active": u.active} for u in accounts.users()
-        ]
-        lines = [
-            f"{p['name']:<24}{p['role']:<8}{'' if p['active'] else 'deactivated'}" for p in people
-        ]
+    with open_books(settings) as books:
+        accounts = books.accounts
+        if args.action == "list":
+            people = [
+                {"name": u.name, "role": u.role.value, "active": u.active} for u in accounts.users()
+            ]
+            lines = [
+                f"{p['name']:<24}{p['role']:<8}{'' if p['active'] else 'deactivated'}"
+                for p in people
+            ]
+            console.result(
+                {"users": people},
+                "\n".join(lines) or "There are no users yet; starting the app makes the first.",
+            )
+            return 0
+        if not args.name:
+            raise ValueError(f"users {args.action} needs a name.")
+        if args.action in ("add", "link"):
+            role = Role(args.role)
+            token = (
+                accounts.add(args.name, role, actor)
+                if args.action == "add"
+                else accounts.new_link(args.name, actor)
+            )
+            path = f"/signin?link={token}"
+            console.result(
+                {"user": args.name, "link": path},
+                f"One-time sign-in link for {args.name}, to be opened within three days:\n"
+                f"http://{settings.host}:{settings.port}{path}",
+            )
+            return 0
+        if args.action == "role":
+            accounts.set_role(args.name, Role(args.role), actor)
+        else:
+            accounts.set_active(args.name, args.action == "activate", actor)
         console.result(
-            {"users": people},
-            "\n".join(lines) or "There are no users yet; starting the app makes the first.",
+            {"user": args.name, "done": args.action}, f"{args.name}: {args.action} done."
         )
         return 0
-    if not args.name:
-        raise ValueError(f"users {args.action} needs a name.")
-    if args.action in ("add", "link"):
-        role = Role(args.role)
-        token = (
-            accounts.add(args.name, role, actor)
-            if args.action == "add"
-            else accounts.new_link(args.name, actor)
-        )
-        path = f"/signin?link={token}"
-        console.result(
-            {"user": args.name, "link": path},
-            f"One-time sign-in link for {args.name}, to be opened within three days:\n"
-            f"http://{settings.host}:{settings.port}{path}",
-        )
-        return 0
-    if args.action == "role":
-        accounts.set_role(args.name, Role(args.role), actor)
-    else:
-        accounts.set_active(args.name, args.action == "activate", actor)
-    console.result({"user": args.name, "done": args.action}, f"{args.name}: {args.action} done.")
-    return 0
 
 
 def export(settings: Settings, args: argparse.Namespace, console: Console) -> int:
-    books = open_books(settings)
-    if args.file == "-":
-        for line in transfer.export_lines(books.logger):
-            print(line)
+    with open_books(settings) as books:
+        if args.file == "-":
+            for line in transfer.export_lines(books.logger):
+                print(line)
+            return 0
+        written = 0
+        with Path(args.file).open("w", encoding="utf-8") as file:
+            for written, line in enumerate(transfer.export_lines(books.logger), 1):
+                file.write(line + "\n")
+                if written % 1000 == 0:
+                    console.progress(f"{written} interactions")
+        console.result(
+            {"exported": written, "file": args.file},
+            f"{written} interactions written to {args.file}.",
+        )
         return 0
-    written = 0
-    with Path(args.file).open("w", encoding="utf-8") as file:
-        for written, line in enumerate(transfer.export_lines(books.logger), 1):
-            file.write(line + "\n")
-            if written % 1000 == 0:
-                console.progress(f"{written} interactions")
-    console.result(
-        {"exported": written, "file": args.file}, f"{written} interactions written to {args.file}."
-    )
-    return 0
 
 
 def import_(settings: Settings, args: argparse.Namespace, console: Console) -> int:
     path = Path(args.file)
-    books = open_books(settings)
-    total = sum(1 for _ in _lines(path))
-    done = transfer.import_lines(
-        books.database,
-        books.logger,
-        _lines(path),
-        lambda number: console.progress(f"{number} of {total} lines", number / total),
-    )
-    text = [
-        f"{done.added} interactions added, {done.known} known already, {done.refused} lines refused."
-    ]
-    text += [f"  line {number}: {reason}" for number, reason in done.rejected]
-    if done.refused > len(done.rejected):
-        text.append(f"  and {done.refused - len(done.rejected)} more")
-    found = {
-        "added": done.added,
-        "known": done.known,
-        "refused": done.refused,
-        "rejected": done.rejected,
-    }
-    console.result(found, "\n".join(text))
-    return 1 if done.refused and not (done.added or done.known) else 0
+    with open_books(settings) as books:
+        total = sum(1 for _ in _lines(path))
+        done = transfer.import_lines(
+            books.database,
+            books.logger,
+            _lines(path),
+            lambda number: console.progress(f"{number} of {total} lines", number / total),
+        )
+        text = [
+            f"{done.added} interactions added, {done.known} known already, {done.refused} lines refused."
+        ]
+        text += [f"  line {number}: {reason}" for number, reason in done.rejected]
+        if done.refused > len(done.rejected):
+            text.append(f"  and {done.refused - len(done.rejected)} more")
+        found = {
+            "added": done.added,
+            "known": done.known,
+            "refused": done.refused,
+            "rejected": done.rejected,
+        }
+        console.result(found, "\n".join(text))
+        return 1 if done.refused and not (done.added or done.known) else 0
 
 
 def backup(settings: Settings, args: argparse.Namespace, console: Console) -> int:
@@ -149,12 +154,13 @@ def _examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     except DatabaseProblem as problem:
         yield "database", False, str(problem)
         return
-    yield "database", True, f"whole, {books.logger.last_id()} interactions"
-    for version in books.ab_test.versions():
-        yield (
-            f"version {version.name}",
-            *_version(folder / "models", version.name, base.sha256 if base else ""),
-        )
+    with books:
+        yield "database", True, f"whole, {books.logger.last_id()} interactions"
+        for version in books.ab_test.versions():
+            yield (
+                f"version {version.name}",
+                *_version(folder / "models", version.name, base.sha256 if base else ""),
+            )
 
 
 def _version(models: Path, name: str, base_sha256: str) -> tuple[bool, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from cl.ab_test import Refused
 from cl.cli.console import Console
 from cl.house import House, open_books, open_house
+from cl.model.base_model import NoModel
 from cl.records import IterationReport, Step
 from cl.settings import Settings
 from cl.status import gauge_line, status_of, status_text
@@ -18,13 +19,15 @@ _FAILED = (Step.FAILED, Step.REJECTED, Step.CANCELLED, Step.NOT_ENOUGH_DATA)
 
 
 def status(settings: Settings, args: argparse.Namespace, console: Console) -> int:
-    found = status_of(open_books(settings))
+    with open_books(settings) as books:
+        found = status_of(books)
     console.result(found, status_text(found))
     return 0
 
 
 def check_triggers(settings: Settings, args: argparse.Namespace, console: Console) -> int:
-    found = dataclasses.asdict(open_books(settings).trigger.check_triggers())
+    with open_books(settings) as books:
+        found = dataclasses.asdict(books.trigger.check_triggers())
     lines = [gauge_line(gauge) for gauge in found["gauges"]]
     console.result(found, "\n".join([*lines, "", found["reason"]]))
     return 0
@@ -70,7 +73,8 @@ def generate(settings: Settings, args: argparse.Namespace, console: Console) -> 
 
 
 def compare(settings: Settings, args: argparse.Namespace, console: Console) -> int:
-    seen = open_books(settings).ab_test.compare_models()
+    with open_books(settings) as books:
+        seen = books.ab_test.compare_models()
     if seen is None:
         raise Refused("No test is running.")
     rows: list[tuple[str, ...]] = [("", seen.champion.version, seen.challenger.version)]
@@ -124,14 +128,20 @@ def rollback(settings: Settings, args: argparse.Namespace, console: Console) -> 
 def _change(
     settings: Settings, args: argparse.Namespace, console: Console, action: str, words: str
 ) -> int:
-    ab_test = open_books(settings).ab_test
-    name = getattr(ab_test, action)(actor=_person(), reason=args.reason)
-    console.result({"state": ab_test.state().value, "version": name}, f"{name} {words}.")
+    with open_books(settings) as books:
+        name = getattr(books.ab_test, action)(actor=_person(), reason=args.reason)
+        state = books.ab_test.state()
+    console.result({"state": state.value, "version": name}, f"{name} {words}.")
     return 0
 
 
 def _house(settings: Settings, console: Console) -> House:
-    return open_house(open_books(settings), console.progress)
+    books = open_books(settings)
+    try:
+        return open_house(books, console.progress)
+    except NoModel:
+        books.database.close()
+        raise
 
 
 def _iterate(house: House, console: Console, everything: bool) -> list[IterationReport]:
