@@ -55,6 +55,7 @@ def watched(context: BrowserContext, address: str) -> tuple[Page, list[str]]:
 
 
 def ask(page: Page, text: str) -> None:
+    page.locator("#hist :is(p, button)").first.wait_for()  # the page has loaded, history and all
     page.fill("#composer textarea", text)
     page.keyboard.press("Enter")
 
