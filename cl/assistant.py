@@ -24,7 +24,7 @@ class Model(Protocol):
     """What the assistant needs of the engine."""
 
     def chat(
-        self, version: str, messages: Sequence[Message], sampling: Sampling
+        self, version: str, messages: Sequence[Message], sampling: Sampling, *, user: str = ""
     ) -> AsyncGenerator[Piece, None]: ...
 
 
@@ -86,7 +86,7 @@ class Assistant:
         self._writing.add(interaction_id)
         try:
             async with aclosing(
-                self._engine.chat(route.version, messages, self._sampling())
+                self._engine.chat(route.version, messages, self._sampling(), user=user)
             ) as stream:
                 async for piece in stream:
                     if piece.text:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from filelock import FileLock, Timeout
 from peewee import Database
@@ -17,11 +17,12 @@ from peewee import Database
 from cl import files
 from cl.ab_test import ABTestManager
 from cl.accounts import Accounts
-from cl.assistant import Assistant, Model
+from cl.assistant import Assistant
 from cl.db.database import open_database
-from cl.loop import ContinuousLearningLoop, Parts, Serving, Trainer
+from cl.loop import ContinuousLearningLoop, Parts, Trainer
 from cl.model.base_model import Say, prepare
-from cl.model.engine import Engine
+from cl.model.engine.contract import Engine
+from cl.model.engine.embedded import EmbeddedEngine
 from cl.model.rehearsal import RehearsalBuffer
 from cl.model.training_job import TrainingJob
 from cl.model.versions import VersionStore
@@ -65,18 +66,12 @@ class Books:
         return self.settings.data_dir / "runs"
 
 
-class ModelEngine(Serving, Model, Protocol):
-    """What the house as a whole needs of an engine."""
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True)
 class House:
     """Everything."""
 
     books: Books
-    engine: ModelEngine
+    engine: Engine
     versions: VersionStore
     data: TrainingDataGenerator
     assistant: Assistant
@@ -112,16 +107,12 @@ def open_house(books: Books, say: Say = lambda text, share: None) -> House:
     settings = books.settings
     base = prepare(settings.model, books.models, say)
     versions = VersionStore(books.models, base.sha256)
-    engine = Engine(
-        base, versions, max_rows=settings.chat.max_rows, max_waiting=settings.chat.max_waiting
-    )
+    engine = EmbeddedEngine(base, versions, settings.serving)
     trainer = TrainingJob(base, versions, settings.training, settings.data.seed)
     return build_house(books, engine, trainer, versions)
 
 
-def build_house(
-    books: Books, engine: ModelEngine, trainer: Trainer, versions: VersionStore
-) -> House:
+def build_house(books: Books, engine: Engine, trainer: Trainer, versions: VersionStore) -> House:
     """The whole house around an engine and a trainer. `versions` knows which base model they use."""
     settings = books.settings
     rehearsal = RehearsalBuffer(engine, settings.data_dir, versions.base_sha256)

@@ -125,10 +125,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer as it is written; the last one carries `finish`."""
+    """A part of an answer as it is written; the last one carries `finish`.
+
+    While the request waits there is no text yet, but its `place` in the queue; 1 is the next one.
+    """
 
     text: str
     finish: "Finish | None" = None
+    place: int | None = None
 
 
 @dataclass(frozen=True)

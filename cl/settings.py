@@ -7,6 +7,7 @@ field's name in capitals. Other files never look at the environment.
 
 import math
 import os
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -40,6 +41,17 @@ def one_of(*choices: str) -> Check:
     return lambda value: None if value in choices else f"must be {' or '.join(choices)}"
 
 
+def addresses_or(word: str) -> Check:
+    """`word`, or addresses without a password in them: those are shown on the Service tab."""
+    address = r"\s*https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?\s*"
+    fits = re.compile(f"{word}|{address}(,{address})*")
+    return lambda value: (
+        None
+        if fits.fullmatch(value)
+        else f"must be {word}, or addresses like http://10.0.0.7:8000, separated by commas"
+    )
+
+
 def knob(default: Any, doc: str, check: Check | None = None, *, demo: Any = None) -> Any:
     """One setting. `demo` is its value under CL_PRESET=demo, where that differs."""
     return field(default=default, metadata={"doc": doc, "check": check, "demo": demo})
@@ -55,8 +67,27 @@ class ChatOptions:
     max_answer_seconds: float = knob(120.0, "An answer is cut after this time", more_than(0))
     temperature: float = knob(0.2, "0 always takes the likeliest token", between(0, 2))
     top_p: float = knob(0.9, "Sample among the likeliest tokens of this mass", between(0.01, 1))
+
+
+@dataclass(frozen=True)
+class ServingOptions:
+    """How the model is run."""
+
     max_rows: int = knob(8, "Answers written at the same time", between(1, 256))
     max_waiting: int = knob(200, "Messages that may wait for a place", at_least(1))
+    max_context: int = knob(
+        4096, "Most tokens of a conversation that are read; memory grows with it", at_least(64)
+    )
+    weights: str = knob(
+        "bf16",
+        "bf16; int8: faster, a little less exact; fp32: exact, twice as slow",
+        one_of("bf16", "int8", "fp32"),
+    )
+    compile: str = knob(
+        "auto",
+        "auto: compile fast operations if there is a C++ compiler; off",
+        one_of("auto", "off"),
+    )
 
 
 @dataclass(frozen=True)
@@ -153,6 +184,17 @@ class Settings:
     preset: str = knob(
         "production", "production, or demo: the loop turns in minutes", one_of("production", "demo")
     )
+    engine: str = knob(
+        "embedded",
+        "embedded, or the URLs of inference servers, separated by commas",
+        addresses_or("embedded"),
+    )
+    engine_dialect: str = knob(
+        "vllm",
+        "How those servers take adapters: vllm, or folders (transformers serve)",
+        one_of("vllm", "folders"),
+    )
+    engine_key: str = knob("", "Key sent to those servers")
     database_url: str = knob(
         "", "Other than usage.db in the data folder: postgresql://user:password@host/name"
     )
@@ -164,6 +206,7 @@ class Settings:
     check_minutes: float = knob(60.0, "Time between two looks at the loop", more_than(0), demo=0.25)
     space: str = knob("", "Hugging Face Space this runs on; a Space sets it by itself")
     chat: ChatOptions = field(default_factory=ChatOptions)
+    serving: ServingOptions = field(default_factory=ServingOptions)
     trigger: TriggerLimits = field(default_factory=TriggerLimits)
     data: DataLimits = field(default_factory=DataLimits)
     training: TrainingOptions = field(default_factory=TrainingOptions)
@@ -173,6 +216,11 @@ class Settings:
     @property
     def is_demo(self) -> bool:
         return self.preset == "demo"
+
+    @property
+    def engine_urls(self) -> list[str]:
+        """The inference servers; none for the embedded engine."""
+        return [] if self.engine == "embedded" else [u.strip() for u in self.engine.split(",")]
 
 
 @dataclass(frozen=True)
@@ -218,7 +266,7 @@ def load_settings(
 
 
 def settings_table() -> list[Knob]:
-    """Every knob in order, for the README and for `doctor`."""
+    """Every knob in order, as the README shows them."""
     rows: list[Knob] = []
     for name, (owner, item) in _all_fields(Settings).items():
         demo = item.metadata["demo"]

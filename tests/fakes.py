@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -52,7 +53,7 @@ class FakeEngine:
         self.on_piece: Callable[[], None] = lambda: None
 
     async def chat(
-        self, version: str, messages: Sequence[Message], sampling: Sampling
+        self, version: str, messages: Sequence[Message], sampling: Sampling, *, user: str = ""
     ) -> AsyncGenerator[Piece, None]:
         answer = self._answer(version, messages)
         for word in answer.split(" "):
@@ -83,6 +84,9 @@ class FakeEngine:
 
     def loaded(self) -> list[str]:
         return sorted(self._known)
+
+    def status(self) -> dict[str, Any]:
+        return {"kind": "fake", "stage": "fake", "why": "", "loaded": self.loaded()}
 
     def close(self) -> None:
         self._known.clear()

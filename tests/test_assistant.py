@@ -8,7 +8,7 @@ from peewee import OperationalError
 
 from cl.assistant import Unanswerable
 from cl.house import Books, House
-from cl.model.engine import EngineError
+from cl.model.engine.contract import EngineError
 from cl.records import Status
 from tests.fakes import DONT_KNOW, fake_books, fake_house, talk
 

@@ -11,7 +11,7 @@ from cl.ab_test import Refused
 from cl.db.tables import Audit, Due, Iteration, TrainingRun
 from cl.house import Books, House
 from cl.loop import ContinuousLearningLoop
-from cl.model.engine import EngineError
+from cl.model.engine.contract import EngineError
 from cl.model.training_job import Progress, TrainingFailed
 from cl.model.versions import ADAPTER
 from cl.records import BASE, RunStatus, State, Step, TrainingResult

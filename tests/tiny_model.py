@@ -79,33 +79,48 @@ def write_random_adapter(base: BaseModel, folder: Path, seed: int = 1, fill: flo
         write_manifest(aside, base_sha256=base.sha256)
 
 
-def write_gguf(base: BaseModel, path: Path) -> None:
-    """The same model as one .gguf file, in the layout llama.cpp reads."""
-    tokenizer = json.loads((base.folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+def write_gguf(model: Path, path: Path, *, q8: bool = False) -> None:
+    """A Llama model's folder as one .gguf file, in the layout llama.cpp reads; q8: as Q8_0."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    special = {token["content"] for token in tokenizer["added_tokens"]}
+    names, layers = sorted(vocabulary, key=vocabulary.get), config["num_hidden_layers"]
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_vocab_size(VOCABULARY)
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_feed_forward_length(2 * HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KEY_HEADS)
-    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(layers)
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if q8 else gguf.LlamaFileType.ALL_F32)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(tokenizer["vocab"], key=tokenizer["vocab"].get))
-    writer.add_token_types([3] * len(SPECIAL) + [1] * (VOCABULARY - len(SPECIAL)))
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(names)
+    writer.add_token_types([3 if name in special else 1 for name in names])
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(config["bos_token_id"])
+    writer.add_eos_token_id(config["eos_token_id"])
     writer.add_chat_template(TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, LAYERS)
-    for name, tensor in load_file(base.folder / "model.safetensors").items():
-        values = tensor.float().numpy()
-        heads = {"q_proj": HEADS, "k_proj": KEY_HEADS}.get(name.split(".")[-2])
-        if heads:  # llama.cpp keeps the two halves of each rotated pair beside one another
-            halves = values.reshape(heads, 2, -1, HIDDEN)
+    places = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name, tensor in load_file(model / "model.safetensors").items():
+        values, place = tensor.float().numpy(), str(places.get_name(name, (".weight",)))
+        if count := heads.get(name.split(".")[-2]):
+            # llama.cpp keeps the two halves of each rotated pair beside one another.
+            halves = values.reshape(count, 2, -1, values.shape[1])
             values = halves.swapaxes(1, 2).reshape(values.shape)
-        writer.add_tensor(str(names.get_name(name, (".weight",))), values)
+        if q8:  # llama.cpp's own names end so; transformers' reader takes both
+            place += ".weight" * (not place.endswith(".weight"))
+        if q8 and values.ndim == 2:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(place, gguf.quants.quantize(values, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(place, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -14,7 +14,7 @@ from cl.db.database import DatabaseProblem
 from cl.demo.story import StoryFailed
 from cl.house import AlreadyRunning
 from cl.model.base_model import NoModel
-from cl.model.engine import EngineError
+from cl.model.engine.contract import EngineError
 from cl.model.versions import BadVersion
 from cl.settings import Settings, SettingsError, load_settings, quiet_libraries
 

@@ -91,7 +91,8 @@ def story_settings(settings: Settings) -> Settings:
     """Demo thresholds with the production waiting times, which the story's clock jumps over."""
     return replace(
         settings,
-        chat=replace(settings.chat, max_answer_tokens=48, temperature=0.0, max_rows=_AT_ONCE),
+        chat=replace(settings.chat, max_answer_tokens=48, temperature=0.0),
+        serving=replace(settings.serving, max_rows=_AT_ONCE),
         trigger=replace(settings.trigger, cooldown_hours=24.0, min_new_samples=30),
         data=replace(settings.data, min_examples=20, min_corrections=15, min_users=3),
         experiment=replace(

@@ -33,7 +33,8 @@ from typing import Any
 
 from cl import files
 from cl.model.base_model import BaseModel
-from cl.model.engine import encode_chat, load_model, plain_ids
+from cl.model.engine.conversation import encode_chat, plain_ids
+from cl.model.engine.loading import load_model
 from cl.model.versions import ADAPTER, write_manifest
 from cl.records import BASE, TrainingResult
 from cl.settings import TrainingOptions, quiet_libraries

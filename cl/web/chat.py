@@ -19,7 +19,7 @@ from peewee import PeeweeException
 
 from cl.assistant import Unanswerable
 from cl.house import House
-from cl.model.engine import EngineError
+from cl.model.engine.contract import EngineError
 from cl.model.versions import BadVersion
 from cl.records import Conversation, Interaction, Status
 from cl.usage_logger import MAX_COMMENT, MAX_CORRECTION, REASONS

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cl.model.base_model import BaseModel
-from cl.model.engine import Engine
+from cl.model.engine.embedded import EmbeddedEngine
 from cl.model.versions import VersionStore
 from cl.records import BASE
+from cl.settings import ServingOptions
 from tests import tiny_model
 
 
@@ -36,17 +37,17 @@ def versions(tmp_path: Path, shared_versions: VersionStore) -> VersionStore:
     return VersionStore(tmp_path / "models", shared_versions.base_sha256)
 
 
-def start(base: BaseModel, versions: VersionStore) -> Engine:
+def start(base: BaseModel, versions: VersionStore) -> EmbeddedEngine:
     """Two places and a short queue. Computes in float32: in bf16 the company a row has rounds it
     differently, and near ties would decide what these tests compare."""
-    engine = Engine(base, versions, max_rows=2, max_waiting=2)
+    options = ServingOptions(max_rows=2, max_waiting=2, weights="fp32")
+    engine = EmbeddedEngine(base, versions, options)
     engine.ensure(BASE)
-    engine._models[BASE].float()
     return engine
 
 
 @pytest.fixture(scope="session")
-def engine(tiny: BaseModel, shared_versions: VersionStore) -> Iterator[Engine]:
+def engine(tiny: BaseModel, shared_versions: VersionStore) -> Iterator[EmbeddedEngine]:
     """For tests that only ask. Both the base model and v0001 are loaded."""
     made = start(tiny, shared_versions)
     made.ensure("v0001")
@@ -55,7 +56,7 @@ def engine(tiny: BaseModel, shared_versions: VersionStore) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def own_engine(tiny: BaseModel, versions: VersionStore) -> Iterator[Engine]:
+def own_engine(tiny: BaseModel, versions: VersionStore) -> Iterator[EmbeddedEngine]:
     """For tests that load, break or close something. Its versions are in `versions`."""
     made = start(tiny, versions)
     yield made

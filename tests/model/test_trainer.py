@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from cl import files
 from cl.model.base_model import BaseModel
-from cl.model.engine import Engine, encode_chat
+from cl.model.engine.conversation import encode_chat
+from cl.model.engine.embedded import EmbeddedEngine
 from cl.model.trainer import (
     Job,
     Reporter,
@@ -255,7 +256,7 @@ def test_the_candidate_is_whole_and_says_how_it_was_made(run: Path, tiny: BaseMo
 
 
 def test_the_engine_serves_the_candidate_and_hears_the_difference(
-    run: Path, own_engine: Engine, versions: VersionStore
+    run: Path, own_engine: EmbeddedEngine, versions: VersionStore
 ) -> None:
     versions.publish(run / "candidate", "v0002")
     asked = [[Message(role="user", content=question)] for question in FACTS]

@@ -16,7 +16,7 @@ import pytest
 
 from cl.db.tables import Conversation, Feedback, Interaction
 from cl.house import House
-from cl.model.engine import EngineError
+from cl.model.engine.contract import EngineError
 from cl.records import Feedback as Said
 from cl.records import Interaction as Record
 from cl.records import Status

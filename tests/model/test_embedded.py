@@ -8,14 +8,19 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoTokenizer
 
 from cl import files
 from cl.model.base_model import BaseModel
-from cl.model.engine import Busy, Engine, EngineError, encode_chat, load_model
+from cl.model.engine.contract import Busy, EngineError
+from cl.model.engine.conversation import encode_chat
+from cl.model.engine.embedded import EmbeddedEngine
+from cl.model.engine.loading import load_model
 from cl.model.versions import ADAPTER, BadVersion, VersionStore, write_manifest
 from cl.records import BASE, Finish, Message, Piece, Sampling
 from cl.rules.text import clean
+from cl.settings import ServingOptions
 from tests.tiny_model import CONTEXT, build_reciter, write_random_adapter
 
 FOREVER = Sampling(max_tokens=10**6)
@@ -39,14 +44,14 @@ LENGTHS = [24, 5, 16, 12]
 
 
 def ask(
-    engine: Engine, conversation: Sequence[Message], version: str = BASE, **sampling: Any
+    engine: EmbeddedEngine, conversation: Sequence[Message], version: str = BASE, **sampling: Any
 ) -> tuple[str, Finish]:
     wanted = Sampling(**{"max_tokens": 8, **sampling})
     return engine.ask_all(version, [conversation], wanted)[0]
 
 
 async def hear(
-    engine: Engine,
+    engine: EmbeddedEngine,
     conversation: Sequence[Message],
     sampling: Sampling,
     version: str = BASE,
@@ -65,7 +70,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def crowd(
-    engine: Engine,
+    engine: EmbeddedEngine,
 ) -> tuple[list[AsyncGenerator[Piece, None]], list[asyncio.Task[str]]]:
     """Both places taken by answers without end, and two more people in the queue."""
     talking = [engine.chat(BASE, said("Hello"), FOREVER) for _ in range(2)]
@@ -97,10 +102,10 @@ def expected(tiny: BaseModel, tokenizer: Any) -> list[str]:
 
 
 @pytest.fixture
-def reciter(tmp_path: Path) -> Iterator[Engine]:
+def reciter(tmp_path: Path) -> Iterator[EmbeddedEngine]:
     """An engine whose model says the greeting and stops, whatever it is asked."""
     base = build_reciter(tmp_path / "reciter", GREETING)
-    made = Engine(base, VersionStore(tmp_path / "none", base.sha256))
+    made = EmbeddedEngine(base, VersionStore(tmp_path / "none", base.sha256), ServingOptions())
     yield made
     made.close()
 
@@ -109,14 +114,14 @@ def reciter(tmp_path: Path) -> Iterator[Engine]:
 
 
 def test_a_greedy_answer_is_the_one_transformers_generates(
-    engine: Engine, expected: list[str]
+    engine: EmbeddedEngine, expected: list[str]
 ) -> None:
     alone = [ask(engine, c, max_tokens=n)[0] for c, n in zip(CONVERSATIONS, LENGTHS, strict=True)]
     assert alone == expected
 
 
 def test_answers_do_not_depend_on_who_else_is_answered_meanwhile(
-    engine: Engine, expected: list[str]
+    engine: EmbeddedEngine, expected: list[str]
 ) -> None:
     """Prompts and answers of different length, each coming in while the one before is written."""
 
@@ -136,7 +141,7 @@ def test_answers_do_not_depend_on_who_else_is_answered_meanwhile(
     assert all(text.startswith(e) for (text, _), e in zip(together, expected, strict=True))
 
 
-def test_versions_answer_side_by_side_as_they_do_alone(engine: Engine) -> None:
+def test_versions_answer_side_by_side_as_they_do_alone(engine: EmbeddedEngine) -> None:
     question, sampling = CONVERSATIONS[0], Sampling(16)
     alone = [ask(engine, question, version, max_tokens=16)[0] for version in (BASE, "v0001")]
 
@@ -148,7 +153,7 @@ def test_versions_answer_side_by_side_as_they_do_alone(engine: Engine) -> None:
     assert alone[0] != alone[1]
 
 
-def test_a_seed_draws_the_same_answer_again_also_in_company(engine: Engine) -> None:
+def test_a_seed_draws_the_same_answer_again_also_in_company(engine: EmbeddedEngine) -> None:
     drawn = {"temperature": 1.5, "max_tokens": 12}
     first = ask(engine, CONVERSATIONS[0], seed=1, **drawn)[0]
     company = engine.ask_all(BASE, CONVERSATIONS, Sampling(12, temperature=1.5, seed=1))
@@ -156,12 +161,16 @@ def test_a_seed_draws_the_same_answer_again_also_in_company(engine: Engine) -> N
     assert ask(engine, CONVERSATIONS[0], seed=2, **drawn)[0] != first
 
 
-def test_a_tiny_top_p_leaves_only_the_likeliest_token(engine: Engine, expected: list[str]) -> None:
+def test_a_tiny_top_p_leaves_only_the_likeliest_token(
+    engine: EmbeddedEngine, expected: list[str]
+) -> None:
     drawn = ask(engine, CONVERSATIONS[0], max_tokens=LENGTHS[0], temperature=2.0, top_p=1e-6)
     assert drawn[0] == expected[0]
 
 
-def test_many_are_asked_at_once_and_answered_in_order(engine: Engine, expected: list[str]) -> None:
+def test_many_are_asked_at_once_and_answered_in_order(
+    engine: EmbeddedEngine, expected: list[str]
+) -> None:
     heard: list[int] = []
     answers = engine.ask_all(BASE, CONVERSATIONS, Sampling(5), heard.append)
     assert all(e.startswith(text) for (text, _), e in zip(answers, expected, strict=True))
@@ -169,7 +178,9 @@ def test_many_are_asked_at_once_and_answered_in_order(engine: Engine, expected: 
     assert heard == [1, 2, 3, 4]
 
 
-def test_a_person_does_not_wait_for_questions_nobody_sits_in_front_of(engine: Engine) -> None:
+def test_a_person_does_not_wait_for_questions_nobody_sits_in_front_of(
+    engine: EmbeddedEngine,
+) -> None:
     done: list[int] = []
 
     async def ask_in_between() -> int:
@@ -190,12 +201,14 @@ def test_a_person_does_not_wait_for_questions_nobody_sits_in_front_of(engine: En
 # -- how an answer ends ------------------------------------------------------------------------
 
 
-def test_an_answer_ends_at_the_stop_token_which_is_not_shown(reciter: Engine) -> None:
+def test_an_answer_ends_at_the_stop_token_which_is_not_shown(reciter: EmbeddedEngine) -> None:
     text, finish = ask(reciter, said("Hello"), max_tokens=50)
     assert (text, finish.reason, finish.answer_tokens) == (GREETING, "stop", 9)
 
 
-def test_every_stop_token_of_the_model_ends_an_answer(reciter: Engine, tmp_path: Path) -> None:
+def test_every_stop_token_of_the_model_ends_an_answer(
+    reciter: EmbeddedEngine, tmp_path: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "reciter")
     stops = [tokenizer.eos_token_id, tokenizer(" o")["input_ids"][0]]
     files.write_json(tmp_path / "reciter" / "generation_config.json", {"eos_token_id": stops})
@@ -207,18 +220,18 @@ def test_every_stop_token_of_the_model_ends_an_answer(reciter: Engine, tmp_path:
     [({"max_tokens": 3}, "length", 3), ({"max_seconds": 0.0}, "time", 1)],
 )
 def test_an_answer_ends_at_its_limits(
-    engine: Engine, limit: dict[str, float], reason: str, tokens: int
+    engine: EmbeddedEngine, limit: dict[str, float], reason: str, tokens: int
 ) -> None:
     finish = ask(engine, said("Hello"), **limit)[1]
     assert (finish.reason, finish.answer_tokens) == (reason, tokens)
 
 
-def test_an_answer_ends_where_the_context_of_the_model_ends(engine: Engine) -> None:
+def test_an_answer_ends_where_the_context_of_the_model_ends(engine: EmbeddedEngine) -> None:
     finish = ask(engine, said("Hello"), max_tokens=10**6)[1]
     assert (finish.reason, finish.prompt_tokens + finish.answer_tokens) == ("length", CONTEXT)
 
 
-def test_a_character_of_several_tokens_comes_whole_or_not_at_all(reciter: Engine) -> None:
+def test_a_character_of_several_tokens_comes_whole_or_not_at_all(reciter: EmbeddedEngine) -> None:
     async def pieces(limit: int) -> list[str]:
         stream = reciter.chat(BASE, said("Hello"), Sampling(limit))
         return [piece.text async for piece in stream if piece.text]
@@ -261,7 +274,7 @@ def test_a_template_that_hides_a_message_is_refused(tokenizer: Any) -> None:
         encode_chat(forgetful, CONVERSATIONS[2])
 
 
-def test_the_oldest_turns_go_when_a_conversation_is_too_long(engine: Engine) -> None:
+def test_the_oldest_turns_go_when_a_conversation_is_too_long(engine: EmbeddedEngine) -> None:
     """The system prompt and the newest message stay."""
     old, new = ["a long story " * 20, "and its long answer " * 20], ["Hm", "Yes.", "And now?"]
     trimmed = ask(engine, said(*old, *new, system="Be brief."))
@@ -270,7 +283,9 @@ def test_the_oldest_turns_go_when_a_conversation_is_too_long(engine: Engine) -> 
     assert trimmed[1].prompt_tokens == kept[1].prompt_tokens
 
 
-def test_a_message_too_long_for_the_model_is_refused(engine: Engine, tokenizer: Any) -> None:
+def test_a_message_too_long_for_the_model_is_refused(
+    engine: EmbeddedEngine, tokenizer: Any
+) -> None:
     message = said("word " * CONTEXT, system="Be brief.")
     size = len(encode_chat(tokenizer, message))
     with pytest.raises(EngineError, match=f"too long for the model: {size} tokens, {CONTEXT - 16}"):
@@ -280,7 +295,7 @@ def test_a_message_too_long_for_the_model_is_refused(engine: Engine, tokenizer: 
 # -- whom it lets in ---------------------------------------------------------------------------
 
 
-def test_closing_a_stream_frees_its_place(engine: Engine) -> None:
+def test_closing_a_stream_frees_its_place(engine: EmbeddedEngine) -> None:
     async def leave_twice_then_ask() -> str:
         for _ in range(2):
             stream = engine.chat(BASE, said("Hello"), FOREVER)
@@ -291,7 +306,7 @@ def test_closing_a_stream_frees_its_place(engine: Engine) -> None:
     assert run(leave_twice_then_ask())
 
 
-def test_too_many_waiting_are_told_so_and_let_in_later(engine: Engine) -> None:
+def test_too_many_waiting_are_told_so_and_let_in_later(engine: EmbeddedEngine) -> None:
     async def one_too_many() -> list[str]:
         talking, waiting = await crowd(engine)
         with pytest.raises(Busy, match="try again in a minute"):
@@ -304,7 +319,7 @@ def test_too_many_waiting_are_told_so_and_let_in_later(engine: Engine) -> None:
     assert answers[0] == answers[1] != ""
 
 
-def test_who_leaves_the_queue_makes_room_in_it(engine: Engine) -> None:
+def test_who_leaves_the_queue_makes_room_in_it(engine: EmbeddedEngine) -> None:
     async def leave_and_let_in() -> str:
         talking, waiting = await crowd(engine)
         for task in waiting:
@@ -343,7 +358,7 @@ def spoil(folder: Path, base: BaseModel, how: str) -> str:
     "how", ["unknown", "no name of a version", "not a number", "changed byte", "other base"]
 )
 def test_a_bad_version_is_refused_and_the_others_go_on_answering(
-    own_engine: Engine, versions: VersionStore, tiny: BaseModel, how: str
+    own_engine: EmbeddedEngine, versions: VersionStore, tiny: BaseModel, how: str
 ) -> None:
     bad = spoil(versions.folder, tiny, how)
 
@@ -360,16 +375,18 @@ def test_a_bad_version_is_refused_and_the_others_go_on_answering(
 
 
 def test_a_batch_that_breaks_ends_only_the_answers_of_its_version(
-    own_engine: Engine, caplog: pytest.LogCaptureFixture
+    own_engine: EmbeddedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_engine.ensure("v0001")
-    steps = iter(range(3))
+    layer = own_engine._model.writer._adapters["v0001"].layers[0]  # type: ignore[union-attr]
+    steps, whole = iter(range(3)), layer["o"]
 
-    def break_at_the_fourth_step(model: Any, inputs: Any) -> None:
+    def break_at_the_fourth_step(x: torch.Tensor, y: torch.Tensor) -> None:
         if next(steps, None) is None:
             raise RuntimeError("out of memory")
+        whole(x, y)
 
-    hook = own_engine._models["v0001"].register_forward_pre_hook(break_at_the_fourth_step)
+    layer["o"] = break_at_the_fourth_step
 
     async def both() -> list[str | BaseException]:
         asked = [hear(own_engine, said("Hm"), Sampling(12), version) for version in (BASE, "v0001")]
@@ -378,14 +395,14 @@ def test_a_batch_that_breaks_ends_only_the_answers_of_its_version(
     answer, problem = run(both())
     assert isinstance(problem, EngineError)
     assert answer == ask(own_engine, said("Hm"), max_tokens=12)[0]
-    assert "the batch of v0001 failed" in caplog.text
+    assert "the step of v0001 failed" in caplog.text
     assert "out of memory" in caplog.text
-    hook.remove()
+    layer["o"] = whole
     assert ask(own_engine, said("Hm"), "v0001")[0]
 
 
 def test_a_version_is_loaded_once_and_forgotten_when_dropped(
-    own_engine: Engine, versions: VersionStore
+    own_engine: EmbeddedEngine, versions: VersionStore
 ) -> None:
     own_engine.ensure("v0001")
     own_engine.ensure("v0001")
@@ -400,7 +417,7 @@ def test_a_version_is_loaded_once_and_forgotten_when_dropped(
         own_engine.ensure("v0001")
 
 
-def test_a_version_dropped_while_it_answers_finishes_the_answer(own_engine: Engine) -> None:
+def test_a_version_dropped_while_it_answers_finishes_the_answer(own_engine: EmbeddedEngine) -> None:
     def drop() -> None:
         own_engine.drop("v0001")
 
@@ -410,14 +427,20 @@ def test_a_version_dropped_while_it_answers_finishes_the_answer(own_engine: Engi
     assert own_engine.loaded() == [BASE]
 
 
-def test_merging_a_version_leaves_the_base_as_it_was(own_engine: Engine, tiny: BaseModel) -> None:
-    own_engine.ensure("v0001")
-    untouched = load_model(tiny).float().state_dict()
-    for name, weight in own_engine._models[BASE].state_dict().items():
-        assert torch.equal(weight, untouched[name]), name
+def test_a_version_says_what_peft_makes_of_its_adapter(
+    engine: EmbeddedEngine, tiny: BaseModel, shared_versions: VersionStore, tokenizer: Any
+) -> None:
+    adapted = PeftModel.from_pretrained(load_model(tiny).float(), shared_versions.path("v0001"))
+    for conversation, length in zip(CONVERSATIONS, LENGTHS, strict=True):
+        prompt = tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        ids = adapted.generate(**prompt, max_new_tokens=length, do_sample=False)[0]
+        expected = tokenizer.decode(ids[prompt["input_ids"].shape[1] :])
+        assert ask(engine, conversation, "v0001", max_tokens=length)[0] == expected
 
 
-def test_closing_ends_running_and_waiting_answers(own_engine: Engine) -> None:
+def test_closing_ends_running_and_waiting_answers(own_engine: EmbeddedEngine) -> None:
     async def close_in_the_middle() -> list[str | BaseException]:
         talking, waiting = await crowd(own_engine)
         await asyncio.to_thread(own_engine.close)

@@ -1,0 +1,412 @@
+"""The engine of this process: one thread that owns the model, and a queue in front of it.
+
+Between two steps the thread lets waiting requests in and rows that have ended out, whoever's turn
+it is; what a step does is the business of the writer (`writers.py`). People go before questions
+nobody sits in front of, and among people it is fair.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cl.model.base_model import BaseModel
+from cl.model.engine.contract import Busy, EngineError, failed
+from cl.model.engine.conversation import ChatTokenizer, Text
+from cl.model.engine.loading import Loaded, load
+from cl.model.engine.writers import Row
+from cl.model.versions import BadVersion, VersionStore
+from cl.records import BASE, Finish, Message, Piece, Sampling
+from cl.rules.queueing import turn_order
+from cl.settings import ServingOptions
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_BUSY = "Too many people are waiting for an answer. Please try again in a minute."
+_GREEDY = "You have many messages waiting already. Please wait for their answers."
+_CLOSING = "The model is shutting down."
+
+
+@dataclass(eq=False)
+class _Request:
+    user: str
+    row: Row
+    text: Text
+    emit: Callable[[Piece | Exception], None]
+    arrived: float
+    started: float = 0.0
+    place: int = 0  # told last; 0: none yet
+    cancelled: bool = False
+    ended: bool = False
+
+
+@dataclass
+class _Counters:
+    """What the Service tab shows; written by the thread, read by anybody."""
+
+    steps: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    answers: Counter[str] = field(default_factory=Counter)  # by how they ended
+    step_s: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+
+
+class EmbeddedEngine:
+    """See contract.Engine. The model is loaded at the first use, or by `ensure("base")`."""
+
+    def __init__(self, base: BaseModel, versions: VersionStore, options: ServingOptions) -> None:
+        self._base = base
+        self._versions = versions
+        self._options = options
+        self._waiting: deque[_Request] = deque()
+        self._later: deque[_Request] = deque()  # nobody sits in front of these
+        self._rows: dict[Row, _Request] = {}
+        self._wake = threading.Condition()
+        self._loading = threading.Lock()
+        self._stopping = False
+        self._model: Loaded | None = None
+        self._tokenizer: ChatTokenizer | None = None
+        self._ready: set[str] = set()
+        self._dropped: set[str] = set()
+        self._counted = _Counters()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # -- the contract ----------------------------------------------------------------------
+
+    async def chat(
+        self, version: str, messages: Sequence[Message], sampling: Sampling, *, user: str = ""
+    ) -> AsyncGenerator[Piece, None]:
+        arrived = time.monotonic()
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        self._refuse_crowd(user, 1)
+        # Loading a version and reading a long message take a while: not on the event loop.
+        request = await asyncio.to_thread(
+            self._request,
+            version,
+            messages,
+            sampling,
+            lambda p: _post(loop, pieces, p),
+            user,
+            arrived,
+        )
+        self._submit([request])
+        try:
+            while True:
+                piece = await pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                if piece.finish:
+                    return
+        finally:
+            request.cancelled = True
+
+    def ask_all(
+        self,
+        version: str,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        tell: Callable[[int], None] = lambda done: None,
+    ) -> list[tuple[str, Finish]]:
+        results = [_Collected() for _ in conversations]
+        requests = [
+            self._request(version, conversation, sampling, result.add, "", time.monotonic())
+            for conversation, result in zip(conversations, results, strict=True)
+        ]
+        self._submit(requests, later=True)
+        answers: list[tuple[str, Finish]] = []
+        try:
+            for result in results:
+                answers.append(result.wait())
+                tell(len(answers))
+        finally:
+            for request in requests:
+                request.cancelled = True
+        return answers
+
+    def ensure(self, version: str) -> None:
+        model = self._loaded_model()
+        if version == BASE or version in self._ready:
+            return
+        with self._loading:
+            if version in self._ready:
+                return
+            try:
+                folder = self._versions.path(version)
+            except LookupError as problem:
+                raise BadVersion(str(problem)) from None
+            self._versions.check(version)
+            _aside(lambda: model.writer.load(version, folder))
+            self._dropped.discard(version)
+            self._ready.add(version)
+
+    def drop(self, version: str) -> None:
+        if version in self._ready and version != BASE:
+            with self._wake:
+                self._ready.discard(version)
+                self._dropped.add(version)
+                self._wake.notify()
+
+    def loaded(self) -> list[str]:
+        return sorted(self._ready)
+
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def status(self) -> dict[str, Any]:
+        model, counted = self._model, self._counted
+        steps = sorted(counted.step_s)
+        return {
+            "kind": "embedded",
+            "stage": model.stage if model else "loading",
+            "why": model.why if model else "",
+            "device": model.device if model else "",
+            "loaded": self.loaded(),
+            "rows": len(self._rows),
+            "max_rows": model.writer.max_rows if model else 0,
+            "waiting": len(self._waiting),
+            "waiting_later": len(self._later),
+            "steps": counted.steps,
+            "step_ms": round(1000 * steps[len(steps) // 2], 2) if steps else None,
+            "tokens": counted.tokens,
+            "prompt_tokens": counted.prompt_tokens,
+            "reused_tokens": counted.reused_tokens,
+            "answers": dict(counted.answers),
+        }
+
+    def close(self) -> None:
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join(timeout=30)
+
+    # -- in the caller's thread ------------------------------------------------------------
+
+    def _loaded_model(self) -> Loaded:
+        with self._loading:
+            if self._model is None:
+                self._tokenizer = ChatTokenizer(self._base)
+                self._model = _aside(lambda: load(self._base, self._options, self._versions.folder))
+                self._ready.add(BASE)
+                log.info("the model answers (%s). %s", self._model.stage, self._model.why)
+            return self._model
+
+    def _request(
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        emit: Callable[[Piece | Exception], None],
+        user: str,
+        arrived: float,
+    ) -> _Request:
+        """Load the version, tokenize the conversation. Raises EngineError and BadVersion."""
+        try:
+            self.ensure(version)
+            assert self._tokenizer is not None
+            context = self._loaded_model().writer.context
+            prompt = self._tokenizer.encode(messages, context, sampling.max_tokens)
+        except (EngineError, BadVersion):
+            raise
+        except Exception as problem:
+            log.exception("a request could not be prepared")
+            raise failed(problem) from problem
+        row = Row(version, prompt, sampling, min(sampling.max_tokens, context - len(prompt)))
+        return _Request(user, row, self._tokenizer.new_text(), emit, arrived)
+
+    def _submit(self, requests: Sequence[_Request], *, later: bool = False) -> None:
+        with self._wake:
+            if self._stopping or not self._thread.is_alive():
+                raise EngineError(_CLOSING)
+            if not later:
+                self._refuse_crowd(requests[0].user, len(requests))
+            (self._later if later else self._waiting).extend(requests)
+            self._wake.notify()
+
+    def _refuse_crowd(self, user: str, count: int) -> None:
+        with self._wake:
+            # Those who left while they waited take no place.
+            self._waiting = deque(r for r in self._waiting if not r.cancelled)
+            if len(self._waiting) + count > self._options.max_waiting:
+                raise Busy(_BUSY)
+            mine = sum(r.user == user for r in self._waiting) if user else 0
+            if mine + count > max(2, self._options.max_waiting // 4):
+                raise Busy(_GREEDY)
+
+    # -- the thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._stopping or self._has_work()):
+                    self._wake.wait()
+                if self._stopping:
+                    break
+            self._let_out()
+            self._let_in()
+            self._forget()
+            if self._rows:
+                self._step()
+        self._end_all(EngineError(_CLOSING))
+
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._later or self._rows or self._dropped)
+
+    def _step(self) -> None:
+        assert self._model is not None
+        began = time.monotonic()
+        self._model.writer.step(list(self._rows), self._accept)
+        self._counted.steps += 1
+        self._counted.step_s.append(time.monotonic() - began)
+
+    def _let_out(self) -> None:
+        assert self._model is not None or not self._rows
+        for row in [r for r, request in self._rows.items() if request.cancelled or request.ended]:
+            request = self._rows.pop(row)
+            if self._model is not None:
+                self._model.writer.leave(row)
+            if not request.ended:
+                self._counted.answers["cancelled"] += 1
+
+    def _let_in(self) -> None:
+        """Give free rows to those whose turn it is; the last one is kept for a person."""
+        if self._model is None:
+            return
+        room = self._model.writer.max_rows - len(self._rows)
+        with self._wake:
+            waiting = [r for r in self._waiting if not r.cancelled]
+            running = [request.user for request in self._rows.values()]
+            turns = [waiting[i] for i in turn_order([r.user for r in waiting], running)]
+            entering, turns = turns[: max(0, room)], turns[max(0, room) :]
+            self._waiting = deque(r for r in waiting if r not in set(entering))
+            reserved = min(1, self._model.writer.max_rows - 1)
+            while room - len(entering) > reserved and self._later:
+                if not (request := self._later.popleft()).cancelled:
+                    entering.append(request)
+        for request in entering:
+            self._enter(request)
+        for place, request in enumerate(turns, start=1):
+            if request.place != place:
+                request.place = place
+                request.emit(Piece("", place=place))
+
+    def _enter(self, request: _Request) -> None:
+        assert self._model is not None
+        request.started = time.monotonic()
+        self._rows[request.row] = request
+        self._model.writer.enter(request.row)
+        self._counted.prompt_tokens += len(request.row.prompt)
+        self._counted.reused_tokens += request.row.fed
+
+    def _accept(self, row: Row, token: int | Exception) -> bool:
+        """Take a token into the answer, pass its text on; False when the answer has ended."""
+        request = self._rows[row]
+        if isinstance(token, Exception):
+            self._count_out(request, "failed")
+            request.emit(failed(token))
+            return False
+        assert self._model is not None
+        if request.cancelled:
+            return False
+        if token in self._model.stop_tokens:
+            self._finish(request, "stop")
+            return False
+        row.answer.append(token)
+        self._counted.tokens += 1
+        if text := request.text.add(token):
+            request.emit(Piece(text))
+        if len(row.answer) >= row.most_tokens:
+            self._finish(request, "length")
+        elif time.monotonic() - request.arrived > row.sampling.max_seconds:
+            self._finish(request, "time")
+        return not request.ended
+
+    def _finish(self, request: _Request, reason: str) -> None:
+        self._count_out(request, reason)
+        row, queued = request.row, request.started - request.arrived
+        request.emit(Piece("", Finish(reason, len(row.prompt), len(row.answer), queued)))
+
+    def _count_out(self, request: _Request, reason: str) -> None:
+        request.ended = True
+        self._counted.answers[reason] += 1
+
+    def _forget(self) -> None:
+        """Let go of dropped versions that no row is written with any more."""
+        with self._wake:
+            busy = {row.version for row in self._rows} | {
+                r.row.version for r in (*self._waiting, *self._later)
+            }
+            for version in self._dropped - busy:
+                if self._model is not None and version not in self._ready:
+                    self._model.writer.drop(version)
+                self._dropped.discard(version)
+
+    def _end_all(self, problem: EngineError) -> None:
+        with self._wake:
+            ending = [*self._rows.values(), *self._waiting, *self._later]
+            self._waiting.clear()
+            self._later.clear()
+            self._rows.clear()
+        for request in ending:
+            if not request.ended:
+                request.emit(problem)
+
+
+class _Collected:
+    """An answer gathered whole, for callers that wait."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._done: Future[Finish] = Future()
+
+    def add(self, piece: Piece | Exception) -> None:
+        if isinstance(piece, Exception):
+            self._done.set_exception(piece)
+            return
+        self._text.append(piece.text)
+        if piece.finish:
+            self._done.set_result(piece.finish)
+
+    def wait(self) -> tuple[str, Finish]:
+        finish = self._done.result()
+        return "".join(self._text), finish
+
+
+def _aside(work: Callable[[], T]) -> T:
+    """Do it in a thread that ends afterwards.
+
+    A thread that has computed keeps helper threads (OpenMP), and once there are more of them than
+    processors all of them sleep between two operations: steps then take three times as long.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as problem:  # noqa: BLE001 (raised again by whoever waits)
+            done.set_exception(problem)
+
+    thread = threading.Thread(target=run, name="engine-loading", daemon=True)
+    thread.start()
+    thread.join()
+    return done.result()
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop,
+    pieces: "asyncio.Queue[Piece | Exception]",
+    piece: Piece | Exception,
+) -> None:
+    # The loop is closed when the app stops while an answer is being written: nobody listens then.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(pieces.put_nowait, piece)

@@ -1,0 +1,251 @@
+"""Who writes the answers: all rows together, token by token, or one after the other.
+
+A writer is given rows and says each token it has found to `accept`, which says whether the row
+goes on. It knows nothing of queues, text or people.
+"""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from cl.model.engine.adapters import Adapter
+from cl.model.engine.batch import Batch, Feed
+from cl.model.engine.network import Network
+from cl.model.engine.sampling import draw
+from cl.model.versions import BadVersion
+from cl.records import BASE, Sampling
+
+log = logging.getLogger(__name__)
+
+# Prompt tokens read in one step, by device: few while most rows are being written, so that their
+# next token does not take three times as long; many while most rows wait for their first one.
+_CHUNKS = {"cpu": (32, 256), "cuda": (512, 4096)}
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer being written."""
+
+    version: str
+    prompt: list[int]
+    sampling: Sampling
+    most_tokens: int
+    answer: list[int] = field(default_factory=list)
+    dice: random.Random = field(init=False)
+    slot: int = -1
+    fed: int = 0  # tokens of prompt and answer the model has seen
+
+    def __post_init__(self) -> None:
+        self.dice = random.Random(self.sampling.seed)
+
+    @property
+    def left(self) -> int:
+        return len(self.prompt) + len(self.answer) - self.fed
+
+    def next_tokens(self, most: int) -> list[int]:
+        if self.answer:
+            return self.answer[-1:]
+        return self.prompt[self.fed : self.fed + most]
+
+
+Accept = Callable[[Row, int | Exception], bool]
+
+
+class Writer(Protocol):
+    context: int
+    max_rows: int
+
+    def load(self, version: str, folder: Path) -> None:
+        """Make a version ready. Raises BadVersion."""
+        ...
+
+    def drop(self, version: str) -> None: ...
+
+    def enter(self, row: Row) -> None: ...
+
+    def leave(self, row: Row) -> None: ...
+
+    def step(self, rows: Sequence[Row], accept: Accept) -> None:
+        """Bring these rows forward; a row whose `accept` said no must not come again."""
+        ...
+
+
+class BatchWriter:
+    """Continuous batching: one token for every row that is being written, and a piece of the
+    prompts that are being read, in one step of the network. Versions mix freely."""
+
+    def __init__(self, network: Network, max_rows: int) -> None:
+        self.context = network.context
+        self.max_rows = max_rows
+        self._network = network
+        self._cache = network.new_cache(max_rows)
+        self._adapters: dict[str, Adapter] = {}
+        self._few, self._many = _CHUNKS.get(network.device.type, _CHUNKS["cuda"])
+
+    def load(self, version: str, folder: Path) -> None:
+        self._adapters[version] = self._network.load_adapter(folder)
+
+    def drop(self, version: str) -> None:
+        self._adapters.pop(version, None)
+
+    def enter(self, row: Row) -> None:
+        row.slot, row.fed = self._cache.take(row.version, row.prompt)
+
+    def leave(self, row: Row) -> None:
+        self._cache.free(row.slot)
+
+    def step(self, rows: Sequence[Row], accept: Accept) -> None:
+        feeds = self._feeds(rows)
+        try:
+            found = self._forward(feeds)
+        except Exception:
+            # Whatever one version breaks must not end the answers of the others.
+            log.exception("a step failed; each version is tried by itself")
+            found = self._one_by_one(feeds)
+        for row, token in found.items():
+            accept(row, token)
+
+    def _one_by_one(self, feeds: dict[Row, Feed]) -> dict[Row, int | Exception]:
+        found: dict[Row, int | Exception] = {}
+        for version in dict.fromkeys(row.version for row in feeds):
+            mine = {row: feed for row, feed in feeds.items() if row.version == version}
+            try:
+                found |= self._forward(mine)
+            except Exception as problem:
+                log.exception("the step of %s failed", version)
+                found |= dict.fromkeys(mine, problem)
+        return found
+
+    def _feeds(self, rows: Sequence[Row]) -> dict[Row, Feed]:
+        reading = [row for row in rows if row.left > 1]
+        chunk = self._many if 2 * len(reading) > len(rows) else self._few
+        feeds: dict[Row, Feed] = {}
+        for row in rows:
+            tokens = row.next_tokens(chunk)
+            if row.left > 1:
+                chunk -= len(tokens)
+            if tokens:
+                wants_next = len(tokens) == row.left
+                feeds[row] = Feed(row.slot, row.version, tokens, row.fed, wants_next)
+        return feeds
+
+    def _forward(self, feeds: dict[Row, Feed]) -> dict[Row, int | Exception]:
+        """The next token of each row that is due for one."""
+        adapters = {
+            version: self._adapter(version) for version in {r.version for r in feeds} - {BASE}
+        }
+        batch = Batch(list(feeds.values()), self._network.device)
+        logits = self._network.forward(batch, self._cache, adapters)
+        for row, feed in feeds.items():
+            self._cache.slots[row.slot].tokens += feed.tokens
+            row.fed += len(feed.tokens)
+        due = [row for row, feed in feeds.items() if feed.wants_next]
+        if not due:
+            return {}
+        finite = torch.isfinite(logits.amax(-1)).tolist()
+        tokens = draw(logits, [row.sampling for row in due], [row.dice for row in due])
+        return {
+            row: token if is_finite else ArithmeticError("the logits are not finite")
+            for row, token, is_finite in zip(due, tokens, finite, strict=True)
+        }
+
+    def _adapter(self, version: str) -> Adapter:
+        try:
+            return self._adapters[version]
+        except KeyError:
+            raise BadVersion(f"{version} is not loaded.") from None
+
+
+class GenerateWriter:
+    """One answer after the other through transformers' own `generate`: any causal model."""
+
+    max_rows = 1
+
+    def __init__(self, model: Any, context: int) -> None:
+        self.context = min(context, _positions(model.config))
+        self._model = model
+        self._peft: Any = None
+
+    def load(self, version: str, folder: Path) -> None:
+        from peft import PeftModel
+
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(
+                    self._model, folder, adapter_name=version, local_files_only=True
+                ).eval()
+            elif version not in self._peft.peft_config:
+                self._peft.load_adapter(folder, adapter_name=version, local_files_only=True)
+        except (RuntimeError, ValueError, KeyError) as problem:
+            raise BadVersion(f"{folder} does not fit the base model: {problem}") from None
+
+    def drop(self, version: str) -> None:
+        if self._peft is not None and version in self._peft.peft_config:
+            if len(self._peft.peft_config) > 1:
+                self._peft.delete_adapter(version)
+            else:
+                self._model, self._peft = self._peft.unload(), None
+
+    def enter(self, row: Row) -> None: ...
+
+    def leave(self, row: Row) -> None: ...
+
+    def step(self, rows: Sequence[Row], accept: Accept) -> None:
+        row = rows[0]
+        try:
+            self._write(row, accept)
+        except Exception as problem:
+            log.exception("the answer of %s failed", row.version)
+            accept(row, problem)
+
+    def _write(self, row: Row, accept: Accept) -> None:
+        from contextlib import nullcontext
+
+        from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
+
+        class OurDraw(LogitsProcessor):
+            """The token is drawn here, as for every other row, and all others are ruled out."""
+
+            def __call__(self, seen: Any, scores: Any) -> Any:
+                token = draw(scores.float(), [row.sampling], [row.dice])[0]
+                chosen = torch.full_like(scores, float("-inf"))
+                chosen[:, token] = 0
+                return chosen
+
+        class OurEnd(StoppingCriteria):
+            def __call__(self, seen: Any, scores: Any, **more: Any) -> Any:
+                goes_on = accept(row, int(seen[0, -1]))
+                return torch.full((len(seen),), not goes_on, device=seen.device)
+
+        from transformers import StoppingCriteriaList
+
+        model, context = self._model, nullcontext()
+        if self._peft is not None:
+            model = self._peft
+            if row.version == BASE:
+                context = self._peft.disable_adapter()
+            else:
+                self._peft.set_adapter(row.version)
+        prompt = torch.tensor([row.prompt], device=model.device)
+        with torch.inference_mode(), context:
+            model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=row.most_tokens,
+                do_sample=False,
+                eos_token_id=None,
+                logits_processor=LogitsProcessorList([OurDraw()]),
+                stopping_criteria=StoppingCriteriaList([OurEnd()]),
+            )
+
+
+def _positions(config: Any) -> int:
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len"):
+        if isinstance(found := getattr(config, name, None), int):
+            return found
+    return 1 << 30
