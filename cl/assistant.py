@@ -71,8 +71,10 @@ class Assistant:
 
     async def answer(
         self, user: str, conversation_id: int, interaction_id: int
-    ) -> AsyncGenerator[str, None]:
+    ) -> AsyncGenerator[Piece, None]:
         """Write the answer of a message that was taken in, piece by piece, and finish its row.
+
+        While it waits for its turn, the pieces have no text but a place in the queue.
 
         The row is finished however this ends: when the stream is closed early, with what was
         written so far. Raises what the engine raises, after the row says so.
@@ -92,7 +94,8 @@ class Assistant:
                     if piece.text:
                         first = first if first is not None else time.monotonic() - arrived
                         written.append(piece.text)
-                        yield piece.text
+                    if piece.text or piece.place:
+                        yield piece
                     if piece.finish:
                         finish, status = piece.finish, Status.COMPLETE
         except Exception as problem:

@@ -6,6 +6,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,14 +21,15 @@ from cl.accounts import Accounts
 from cl.assistant import Assistant
 from cl.db.database import open_database
 from cl.loop import ContinuousLearningLoop, Parts, Trainer
-from cl.model.base_model import Say, prepare
-from cl.model.engine.contract import Engine
+from cl.model.base_model import BaseModel, Say, prepare
+from cl.model.engine.contract import Engine, EngineError
 from cl.model.engine.embedded import EmbeddedEngine
+from cl.model.engine.remote import RemoteEngine
 from cl.model.rehearsal import RehearsalBuffer
 from cl.model.training_job import TrainingJob
 from cl.model.versions import VersionStore
 from cl.retrain_trigger import RetrainTrigger
-from cl.settings import Settings
+from cl.settings import ServingOptions, Settings
 from cl.training_data import TrainingDataGenerator
 from cl.usage_logger import UsageLogger
 from cl.worker import Worker
@@ -107,9 +109,17 @@ def open_house(books: Books, say: Say = lambda text, share: None) -> House:
     settings = books.settings
     base = prepare(settings.model, books.models, say)
     versions = VersionStore(books.models, base.sha256)
-    engine = EmbeddedEngine(base, versions, settings.serving)
+    engine = open_engine(base, versions, settings.serving)
     trainer = TrainingJob(base, versions, settings.training, settings.data.seed)
     return build_house(books, engine, trainer, versions)
+
+
+def open_engine(base: BaseModel, versions: VersionStore, options: ServingOptions) -> Engine:
+    """The engine the settings name: this process, or inference servers."""
+    if not options.engine_urls:
+        return EmbeddedEngine(base, versions, options)
+    urls, dialect = options.engine_urls, options.engine_dialect
+    return RemoteEngine(urls, dialect, base, versions, options, key=options.engine_key)
 
 
 def build_house(books: Books, engine: Engine, trainer: Trainer, versions: VersionStore) -> House:
@@ -168,4 +178,10 @@ def sweep_up(books: Books) -> None:
 
 def load_ahead(house: House) -> None:
     """Load the base model while the pages are being built."""
-    threading.Thread(target=house.engine.ensure, args=("base",), daemon=True).start()
+
+    def load() -> None:
+        # The background thread tries again every few seconds, and the first message waits for it.
+        with suppress(EngineError):
+            house.engine.ensure("base")
+
+    threading.Thread(target=load, daemon=True).start()

@@ -15,7 +15,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,9 +24,11 @@ from typing import Any, Protocol
 import psutil
 from peewee import Database, IntegrityError
 
+from cl import files
 from cl.ab_test import ABTestManager, Refused
 from cl.db import audit
 from cl.db.tables import Due, Iteration, TrainingRun
+from cl.model.engine.contract import SERVING_FILE, EngineError
 from cl.model.rehearsal import Answers
 from cl.model.training_job import Progress, TrainingCancelled, TrainingFailed
 from cl.model.versions import BadVersion, VersionStore, verify_adapter
@@ -71,6 +73,8 @@ class Serving(Answers, Protocol):
 
     def loaded(self) -> list[str]: ...
 
+    def status(self) -> Mapping[str, Any]: ...
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -100,6 +104,7 @@ class ContinuousLearningLoop:
         self.doing = ""  # what a long step is at right now, for whoever watches
         self._one_step = threading.Lock()
         self._me = _owner()
+        self._told: dict[str, Any] = {}
 
     def run_iteration(self) -> IterationReport:
         """At most one step, and one row that says what it was."""
@@ -166,11 +171,25 @@ class ContinuousLearningLoop:
         """Have the engine hold what the database wants: base, champion, challenger and the way back."""
         champion, challenger = self._p.ab_test.champion(), self._p.ab_test.challenger()
         wanted = {v.name for v in (champion, challenger) if v} | {BASE}
-        for name in sorted(wanted - set(self._p.engine.loaded())):
-            self._p.engine.ensure(name)
+        loaded = set(self._p.engine.loaded())
+        for name in sorted(wanted - loaded):
+            try:
+                self._p.engine.ensure(name)
+            except EngineError as problem:
+                # An inference server is down: the others answer, and the loop goes on.
+                log.warning("%s is not loaded everywhere: %s", name, problem)
         target = self._p.ab_test.rollback_target()
-        for name in set(self._p.engine.loaded()) - wanted - {target}:
+        for name in loaded - wanted - {target}:
             self._p.engine.drop(name)
+        self._tell_how_it_runs()
+
+    def _tell_how_it_runs(self) -> None:
+        """For other processes: how the engine of this one runs. Written when that changes."""
+        found = self._p.engine.status()
+        told = {name: found[name] for name in ("kind", "stage", "why", "loaded")}
+        if told != self._told:
+            self._told = told
+            files.write_json(self._p.runs.parent / SERVING_FILE, {**told, "pid": os.getpid()})
 
     # -- one step of a run ------------------------------------------------------------------
 
@@ -295,11 +314,13 @@ class ContinuousLearningLoop:
     def _deploy(self, run: Any) -> IterationReport:
         """Load it, hear it speak, then let people meet it."""
         self._p.engine.ensure(run.version)
-        canary = [[Message(role="user", content=_CANARY)]]
-        (answer, _), *_rest = self._p.engine.ask_all(run.version, canary, Sampling(max_tokens=24))
-        if not answer.strip():
-            text = f"{run.version} gave an empty answer to a simple question."
-            return self._close(run, RunStatus.REJECTED, Step.REJECTED, text)
+        champion = self._p.ab_test.champion()
+        for name in dict.fromkeys((champion.name if champion else BASE, run.version)):
+            canary = [[Message(role="user", content=_CANARY)]]
+            (answer, _), *_rest = self._p.engine.ask_all(name, canary, Sampling(max_tokens=24))
+            if not answer.strip():
+                text = f"{name} gave an empty answer to a simple question; {run.version} stays out."
+                return self._close(run, RunStatus.REJECTED, Step.REJECTED, text)
         in_traffic = next((v for v in self._p.ab_test.versions() if v.name == run.version), None)
         if in_traffic is None or in_traffic.stage not in ("champion", "challenger"):
             self._p.ab_test.deploy_challenger(

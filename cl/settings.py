@@ -73,6 +73,17 @@ class ChatOptions:
 class ServingOptions:
     """How the model is run."""
 
+    engine: str = knob(
+        "embedded",
+        "embedded, or the URLs of inference servers, separated by commas",
+        addresses_or("embedded"),
+    )
+    engine_dialect: str = knob(
+        "vllm",
+        "How those servers take adapters: vllm, or folders (transformers serve)",
+        one_of("vllm", "folders"),
+    )
+    engine_key: str = knob("", "Key sent to those servers")
     max_rows: int = knob(8, "Answers written at the same time", between(1, 256))
     max_waiting: int = knob(200, "Messages that may wait for a place", at_least(1))
     max_context: int = knob(
@@ -88,6 +99,11 @@ class ServingOptions:
         "auto: compile fast operations if there is a C++ compiler; off",
         one_of("auto", "off"),
     )
+
+    @property
+    def engine_urls(self) -> list[str]:
+        """The inference servers; none for the embedded engine."""
+        return [] if self.engine == "embedded" else [u.strip() for u in self.engine.split(",")]
 
 
 @dataclass(frozen=True)
@@ -184,17 +200,6 @@ class Settings:
     preset: str = knob(
         "production", "production, or demo: the loop turns in minutes", one_of("production", "demo")
     )
-    engine: str = knob(
-        "embedded",
-        "embedded, or the URLs of inference servers, separated by commas",
-        addresses_or("embedded"),
-    )
-    engine_dialect: str = knob(
-        "vllm",
-        "How those servers take adapters: vllm, or folders (transformers serve)",
-        one_of("vllm", "folders"),
-    )
-    engine_key: str = knob("", "Key sent to those servers")
     database_url: str = knob(
         "", "Other than usage.db in the data folder: postgresql://user:password@host/name"
     )
@@ -216,11 +221,6 @@ class Settings:
     @property
     def is_demo(self) -> bool:
         return self.preset == "demo"
-
-    @property
-    def engine_urls(self) -> list[str]:
-        """The inference servers; none for the embedded engine."""
-        return [] if self.engine == "embedded" else [u.strip() for u in self.engine.split(",")]
 
 
 @dataclass(frozen=True)

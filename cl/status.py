@@ -1,10 +1,14 @@
 """Where everything stands, for `status`, the admin page and /healthz: numbers, and one sentence."""
 
+import json
 from dataclasses import asdict
 from typing import Any
 
+import psutil
+
 from cl.db import reports
 from cl.house import Books
+from cl.model.engine.contract import SERVING_FILE
 from cl.model.training_job import read_progress
 from cl.records import BASE, State
 
@@ -24,8 +28,18 @@ def status_of(books: Books) -> dict[str, Any]:
         "job": _job(books),
         "test": reports.last_check(),
         "versions": len(books.ab_test.versions()),
+        "serving": _serving(books),
     }
     return {**found, "headline": _headline(found, books.settings.experiment.min_test_hours)}
+
+
+def _serving(books: Books) -> dict[str, Any] | None:
+    """How the app that serves from this folder runs its models; None when none is running."""
+    try:
+        found = json.loads((books.settings.data_dir / SERVING_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return dict(found) if psutil.pid_exists(found.get("pid", -1)) else None
 
 
 def _job(books: Books) -> dict[str, Any] | None:
@@ -85,12 +99,19 @@ def status_text(found: dict[str, Any]) -> str:
         f"interactions  {found['interactions']} of {found['people']} people",
         f"feedback      {found['thumbs_up']} up, {found['thumbs_down']} down, {found['corrections']} corrections",
         f"errors        {found['errors']}",
+        f"engine        {serving_line(found['serving'])}",
         "",
     ]
     lines += [gauge_line(gauge) for gauge in found["triggers"]["gauges"]]
     if found["job"]:
         lines += ["", f"training run  {found['job']['id']}: {found['job']['status']}"]
     return "\n".join(lines)
+
+
+def serving_line(serving: dict[str, Any] | None) -> str:
+    if serving is None:
+        return "the app is not running"
+    return f"{serving['stage']}, holds {', '.join(serving['loaded'])}. {serving['why']}".rstrip()
 
 
 def gauge_line(gauge: dict[str, Any]) -> str:

@@ -182,7 +182,7 @@ def talk(
 
     async def answer() -> str:
         number, interaction = house.assistant.begin(user, text, conversation)
-        pieces = [p async for p in house.assistant.answer(user, number, interaction)]
+        pieces = [p.text async for p in house.assistant.answer(user, number, interaction)]
         found.append(interaction)
         return "".join(pieces).strip()
 

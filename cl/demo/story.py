@@ -212,7 +212,9 @@ class Story:
         key = f"{turn.key}.{tried}"
         assistant = self._house.assistant
         conversation, interaction = assistant.begin(turn.user, turn.text, None, key)
-        pieces = [piece async for piece in assistant.answer(turn.user, conversation, interaction)]
+        pieces = [
+            piece.text async for piece in assistant.answer(turn.user, conversation, interaction)
+        ]
         self._rate(turn, interaction, "".join(pieces))
 
     def _rate(self, turn: Turn, interaction: int, answer: str) -> None:

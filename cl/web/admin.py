@@ -89,6 +89,13 @@ class AdminPage:
             panels.experiments(reports.experiments()),
         )
 
+    def service(self, request: gr.Request) -> tuple[str, gr.Timer]:
+        """How the engine runs; asked again every few seconds while it writes answers."""
+        self._admin(request)
+        found = self._house.engine.status()
+        busy = bool(found.get("rows") or found.get("waiting"))
+        return panels.service(found), gr.Timer(active=busy)
+
     def log(self, request: gr.Request) -> tuple[str, str]:
         self._admin(request)
         return panels.iterations(reports.iterations()), panels.audit(reports.audit_trail())
@@ -246,6 +253,7 @@ def build(house: House) -> gr.Blocks:
     ) as blocks:
         top = look.html(elem_id="header")
         timer = gr.Timer(_TICK_SECONDS, active=False)
+        pulse = gr.Timer(_TICK_SECONDS, active=False)
         with gr.Column(elem_id="admin"):
             question = _question_panel()
             with gr.Tabs(elem_id="tabs"):
@@ -257,6 +265,8 @@ def build(house: House) -> gr.Blocks:
                     training = _training_tab()
                 with gr.Tab("Versions", id="versions") as versions_tab:
                     versions = _versions_tab()
+                with gr.Tab("Service", id="service") as service_tab:
+                    service = [look.html(elem_id="service"), pulse]
                 with gr.Tab("People", id="people") as people_tab:
                     people = _people_tab(page)
                 with gr.Tab("Log", id="log") as log_tab:
@@ -264,10 +274,12 @@ def build(house: House) -> gr.Blocks:
         shown = [*overview, *drawings, timer]
         blocks.load(page.load, None, [top, *shown], **_QUIET)
         timer.tick(page.tick, None, [*overview, *training, timer], concurrency_limit=None, **_QUIET)
+        pulse.tick(page.service, None, service, concurrency_limit=None, **_QUIET)
         for tab, handler, outputs in (
             (data_tab, page.data, data),
             (training_tab, page.training, training),
             (versions_tab, page.versions, versions),
+            (service_tab, page.service, service),
             (people_tab, page.people, people),
             (log_tab, page.log, log),
         ):

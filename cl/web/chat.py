@@ -156,8 +156,10 @@ class ChatPage:
         try:
             async with aclosing(self._house.assistant.answer(name, number, mine)) as pieces:
                 async for piece in pieces:
-                    written += piece
-                    if time.monotonic() - pushed > _PUSH_SECONDS:
+                    written += piece.text
+                    if piece.place:
+                        yield [*shown, {"role": "assistant", "content": _queued(piece.place)}]
+                    elif time.monotonic() - pushed > _PUSH_SECONDS:
                         pushed = time.monotonic()
                         yield [*shown, {"role": "assistant", "content": written}]
         except (EngineError, LookupError) as problem:
@@ -259,6 +261,11 @@ class ChatPage:
             for age, items in groupby(found, key=lambda c: _age(c, today))
         ]
         return {"groups": groups, "empty": not groups}
+
+
+def _queued(place: int) -> str:
+    ahead = "You are next." if place == 1 else f"{place - 1} ahead of you."
+    return f"*Others are being answered. {ahead}*"
 
 
 def build(house: House) -> gr.Blocks:

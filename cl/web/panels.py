@@ -1,6 +1,6 @@
 """The admin page's own markup: plain data in, HTML out, every value escaped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from html import escape
 from typing import Any
@@ -98,6 +98,47 @@ def card(title: str, value: str, text: str, share: float | None = None, colour: 
         f"<div class='card'><h3>{escape(title)}</h3><div class='v'>{escape(value)}</div>{bar}"
         f"<div class='s'>{escape(text)}</div></div>"
     )
+
+
+def service(found: Mapping[str, Any]) -> str:
+    """The engine: how it runs, how busy it is, what it has done since the start."""
+    alert = ""
+    if found["why"]:
+        alert = f"<div class='alert' role='alert'>{escape(found['why'])}</div>"
+    cards = [
+        card("Engine", found["stage"], found.get("device") or found["kind"]),
+        card("Loaded", str(len(found["loaded"])), ", ".join(found["loaded"]) or "nothing yet"),
+    ]
+    if found["kind"] == "embedded":
+        cards += _embedded_cards(found)
+    for server in found.get("servers", ()):
+        state = "answers" if server["ok"] else "gives no answer"
+        cards.append(card(server["url"], state, f"{server['running']} answers being written"))
+    waiting = found.get("waiting", 0)
+    cards.append(card("Queue", str(waiting), "messages wait for their turn"))
+    return (
+        f"<div style='display:grid;gap:12px'>{alert}<div class='cards'>{''.join(cards)}</div></div>"
+    )
+
+
+def _embedded_cards(found: Mapping[str, Any]) -> list[str]:
+    rows, most = found["rows"], found["max_rows"]
+    prompt, reused = found["prompt_tokens"], found["reused_tokens"]
+    ends = ", ".join(f"{count} {reason}" for reason, count in sorted(found["answers"].items()))
+    step = "-" if found["step_ms"] is None else f"{found['step_ms']:.1f} ms"
+    return [
+        card(
+            "Rows", f"{rows} of {most}", "answers being written now", rows / most if most else 0.0
+        ),
+        card("Step", step, f"median; {found['steps']:,} steps since the start"),
+        card("Tokens", f"{found['tokens']:,}", "written since the start"),
+        card(
+            "Prompts",
+            f"{prompt:,}",
+            f"tokens, {reused / prompt:.0%} of them known already" if prompt else "tokens read",
+        ),
+        card("Answers", f"{sum(found['answers'].values()):,}", ends or "none yet"),
+    ]
 
 
 def gauges(triggers: dict[str, Any]) -> str:

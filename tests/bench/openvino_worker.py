@@ -42,7 +42,8 @@ def run(pipeline: object, wanted: object, asked: dict) -> list[list[float]]:
         now = time.perf_counter() - start
         while due and asked["at"][due[0]] <= now:
             index = due.pop(0)
-            text = prompt(asked["first"] + index, asked["words"])
+            words = asked["last_words"] if index == len(asked["at"]) - 1 else asked["words"]
+            text = prompt(asked["first"] + index, words)
             running[index] = pipeline.add_request(index, text, wanted)
         if running:
             pipeline.step()

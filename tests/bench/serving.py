@@ -99,6 +99,11 @@ class Load:
     at: list[float]
     versions: list[str]
     words: int = 45
+    last_words: int = 45
+
+    def asked(self, index: int) -> int:
+        """Words of filler in a question."""
+        return self.last_words if index == len(self.at) - 1 else self.words
 
 
 def loads(first: int) -> list[Load]:
@@ -112,6 +117,7 @@ def loads(first: int) -> list[Load]:
         Load("8 together, champion", [0.0] * 8, ["v0001"] * 8),
         Load("8 together, 7 + 1", [0.0] * 8, ["v0001"] * 7 + ["v0002"]),
         Load("8 at random", random_times, ["base"] * 8),
+        Load("long prompts join", [0.0] * 7 + [0.5], ["base"] * 8, 45, 900),
     ]
 
 
@@ -197,7 +203,7 @@ def serve_ours(
         asked, seen = time.perf_counter(), []
         sampling = Sampling(max_tokens=NEW_TOKENS)
         stream = engine.chat(
-            load.versions[index], question(number, load.words), sampling, user=f"u{index}"
+            load.versions[index], question(number, load.asked(index)), sampling, user=f"u{index}"
         )  # type: ignore[arg-type]
         async for piece in stream:
             if piece.text:
@@ -270,7 +276,7 @@ class Figures:
 def figures(load: Load, answer: dict[str, Any]) -> Figures:
     seen: list[list[float]] = answer["seen"]
     end = max(at + times[-1] for at, times in zip(load.at, seen, strict=True))
-    tokens = NEW_TOKENS * len(seen)
+    tokens = answer.get("tokens", NEW_TOKENS * len(seen))
     between = [b - a for times in seen for a, b in pairwise(times)]
     return Figures(tokens / (end - min(load.at)), [t[0] for t in seen], between, answer["peak"])
 

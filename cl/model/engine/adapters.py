@@ -26,13 +26,21 @@ PARTS = {
     "gate_up": ("gate_proj", "up_proj"),
     "down": ("down_proj",),
 }
-_KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.\w+\.(\w+)\.lora_([AB])\.weight")
+_KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(\w+)\.(\w+)\.lora_([AB])\.weight")
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+# What peft can do beyond B A x: https://huggingface.co/docs/peft/package_reference/lora
 _UNSERVED = (
-    "use_dora",
-    "modules_to_save",
-    "trainable_token_indices",
-    "lora_bias",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "fan_in_fan_out",
     "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
 )
 
 
@@ -49,23 +57,37 @@ def load_adapter(
     It computes in the dtype and on the device of `like`. Raises BadVersion when the adapter does
     not fit the model or wants more than low-rank updates of these projections.
     """
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if found := [name for name in _UNSERVED if config.get(name)]:
-        raise BadVersion(f"{folder} uses {found[0]}, which is not served.")
-    if config.get("bias", "none") != "none":
-        raise BadVersion(f"{folder} changes biases, which is not served.")
-    weights: dict[tuple[int, str], dict[str, Tensor]] = {}
-    for key, tensor in load_file(folder / ADAPTER).items():
-        match = _KEY.fullmatch(key)
-        if match is None or match[2] not in sizes or int(match[1]) >= layers:
-            raise BadVersion(f"{folder} does not fit the base model: it has {key}.")
-        weights.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor.float()
     try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        _refuse_more_than_low_rank(config)
+        weights = _read(load_file(folder / ADAPTER), layers, sizes)
         return Adapter(
             [_layer(number, weights, sizes, config, like, ops) for number in range(layers)]
         )
-    except (KeyError, RuntimeError, ValueError) as problem:
+    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as problem:
         raise BadVersion(f"{folder} does not fit the base model: {problem}") from None
+
+
+def _refuse_more_than_low_rank(config: Mapping[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"it is of the kind {config.get('peft_type')}, only LORA is served")
+    if config.get("bias", "none") != "none":
+        raise ValueError("it changes biases, which is not served")
+    if found := [name for name in _UNSERVED if config.get(name)]:
+        raise ValueError(f"it uses {found[0]}, which is not served")
+
+
+def _read(
+    tensors: Mapping[str, Tensor], layers: int, sizes: Mapping[str, tuple[int, int]]
+) -> dict[tuple[int, str], dict[str, Tensor]]:
+    """(layer, projection) -> A and B."""
+    weights: dict[tuple[int, str], dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = _KEY.fullmatch(key)
+        if match is None or match[3] not in sizes or int(match[1]) >= layers or tensor.dim() != 2:
+            raise ValueError(f"it has {key}")
+        weights.setdefault((int(match[1]), match[3]), {})[match[4]] = tensor.float()
+    return weights
 
 
 def _layer(
@@ -99,8 +121,11 @@ def _layer(
 
 
 def _scale(config: Mapping[str, Any], number: int, name: str, rank: int) -> float:
-    alpha = config.get("lora_alpha", rank)
+    """As peft has it: the first pattern that fits the end of the projection's path counts."""
+    path = f"model.layers.{number}.{'self_attn' if name in _ATTENTION else 'mlp'}.{name}"
+    alpha = config.get("lora_alpha", 8)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.search(rf"(^|\.){pattern}$", f"model.layers.{number}.{name}"):
+        if re.match(rf"(.*\.)?({pattern})$", path):
             alpha = value
+            break
     return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))

@@ -60,8 +60,10 @@ class Cache:
             ] * layers
 
         self.keys, self.values = empty(layout.key_shape), empty(layout.value_shape)
-        self.reserve(1)
+        with torch.inference_mode():
+            self.reserve(1)
 
+    @torch.inference_mode()  # as the steps: torch refuses to mix
     def take(self, version: str, prompt: list[int]) -> tuple[int, int]:
         """A free slot for this prompt. Returns (slot, number of tokens it holds already).
 
@@ -80,6 +82,14 @@ class Cache:
 
     def free(self, slot: int) -> None:
         self.slots[slot].busy = False
+
+    @torch.inference_mode()
+    def wipe(self, slot: int) -> None:
+        """What is not a number would spread to others: even a masked place is multiplied by 0."""
+        for states, _ in self._all():
+            for layer in states:
+                layer[slot] = 0.0
+        self.slots[slot].version, self.slots[slot].tokens = "", []
 
     def forget(self, version: str) -> None:
         """Nothing starts from what this version has read any more."""

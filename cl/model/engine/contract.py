@@ -5,6 +5,12 @@ from typing import Any, Protocol
 
 from cl.records import Finish, Message, Piece, Sampling
 
+SERVING_FILE = "serving.json"  # in the data folder: how the engine of the running app runs
+
+BUSY = "Too many people are waiting for an answer. Please try again in a minute."
+GREEDY = "You have many messages waiting already. Please wait for their answers."
+CLOSING = "The model is shutting down."
+
 
 class EngineError(RuntimeError):
     """An answer cannot be given; the text says why, in words for the person who asked."""

@@ -2,7 +2,9 @@
 
 import copy
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from cl.model.base_model import BaseModel
@@ -31,22 +33,28 @@ class ChatTokenizer:
         Room for an answer of `most_tokens` is kept, but no more than half of the context. Raises
         EngineError when the last message alone is too long.
         """
-        if not messages:
-            raise EngineError("There is no message to answer.")
         kept = [Message(role=m["role"], content=clean(m["content"])) for m in messages]
+        first = 1 if kept and kept[0]["role"] == "system" else 0
+        if len(kept) == first:
+            raise EngineError("There is no message to answer.")
         room = context - max(_SMALLEST_ROOM, min(most_tokens, context // 2))
-        first = 1 if kept[0]["role"] == "system" else 0
         with self._one:
-            sizes = [len(plain_ids(self._tokenizer, m["content"])) for m in kept]
-            while len(kept) - first > 1:
-                if sum(sizes) <= room and len(ids := encode_chat(self._tokenizer, kept)) <= room:
-                    return ids
-                del kept[first : first + 2], sizes[first : first + 2]
-            ids = encode_chat(self._tokenizer, kept) if len(kept) > first else []
-        if not ids or len(ids) > room:
-            size = len(ids) or sum(sizes)
-            raise EngineError(f"This message is too long for the model: {size} tokens, {room} fit.")
+            # As few of the oldest turns are left out as must be; two at a time keep the order of
+            # speakers. Leaving out more never makes it longer, so the number is found by halving.
+            turns = len(kept) - first
+            starts = [*range(0, turns - 1, 2), turns - 1]
+            ids = self._ids(kept, first, 0)
+            if len(ids) > room:
+                found = bisect_left(starts, -room, key=lambda s: -len(self._ids(kept, first, s)))
+                ids = self._ids(kept, first, starts[min(found, len(starts) - 1)])
+        if len(ids) > room:
+            raise EngineError(
+                f"This message is too long for the model: {len(ids)} tokens, {room} fit."
+            )
         return ids
+
+    def _ids(self, messages: list[Message], first: int, start: int) -> list[int]:
+        return encode_chat(self._tokenizer, [*messages[:first], *messages[first + start :]])
 
     def new_text(self) -> "Text":
         return Text(self._decoding)
@@ -58,12 +66,17 @@ class Text:
     def __init__(self, tokenizer: Any) -> None:
         from tokenizers.decoders import DecodeStream
 
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._new_stream = partial(DecodeStream, skip_special_tokens=True)
+        self._stream = self._new_stream()
         self._tokenizer = tokenizer.backend_tokenizer
 
     def add(self, token: int) -> str:
         """The text this token completes."""
-        return self._stream.step(self._tokenizer, token) or ""
+        try:
+            return self._stream.step(self._tokenizer, token) or ""
+        except Exception:  # noqa: BLE001 (it raises bare ones: bytes that are no text)
+            self._stream = self._new_stream()
+            return ""
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message], answer: bool = True) -> list[int]:

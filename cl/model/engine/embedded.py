@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cl.model.base_model import BaseModel
-from cl.model.engine.contract import Busy, EngineError, failed
+from cl.model.engine.contract import BUSY, CLOSING, GREEDY, Busy, EngineError, failed
 from cl.model.engine.conversation import ChatTokenizer, Text
 from cl.model.engine.loading import Loaded, load
 from cl.model.engine.writers import Row
@@ -28,10 +28,6 @@ from cl.settings import ServingOptions
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-_BUSY = "Too many people are waiting for an answer. Please try again in a minute."
-_GREEDY = "You have many messages waiting already. Please wait for their answers."
-_CLOSING = "The model is shutting down."
 
 
 @dataclass(eq=False)
@@ -76,6 +72,7 @@ class EmbeddedEngine:
         self._tokenizer: ChatTokenizer | None = None
         self._ready: set[str] = set()
         self._dropped: set[str] = set()
+        self._preparing: Counter[str] = Counter()  # requests on their way, by version
         self._counted = _Counters()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -146,8 +143,9 @@ class EmbeddedEngine:
             except LookupError as problem:
                 raise BadVersion(str(problem)) from None
             self._versions.check(version)
+            with self._wake:  # the thread must not forget what is being loaded again
+                self._dropped.discard(version)
             _aside(lambda: model.writer.load(version, folder))
-            self._dropped.discard(version)
             self._ready.add(version)
 
     def drop(self, version: str) -> None:
@@ -193,12 +191,15 @@ class EmbeddedEngine:
     # -- in the caller's thread ------------------------------------------------------------
 
     def _loaded_model(self) -> Loaded:
+        if self._model is not None:
+            return self._model
         with self._loading:
             if self._model is None:
                 self._tokenizer = ChatTokenizer(self._base)
-                self._model = _aside(lambda: load(self._base, self._options, self._versions.folder))
+                model = _aside(lambda: load(self._base, self._options, self._versions.folder))
+                log.info("the model answers (%s). %s", model.stage, model.why)
                 self._ready.add(BASE)
-                log.info("the model answers (%s). %s", self._model.stage, self._model.why)
+                self._model = model
             return self._model
 
     def _request(
@@ -210,15 +211,22 @@ class EmbeddedEngine:
         user: str,
         arrived: float,
     ) -> _Request:
-        """Load the version, tokenize the conversation. Raises EngineError and BadVersion."""
+        """Load the version, tokenize the conversation. Raises EngineError and BadVersion.
+
+        To be given to `_submit`; until then the version is not forgotten.
+        """
+        with self._wake:
+            self._preparing[version] += 1
         try:
             self.ensure(version)
             assert self._tokenizer is not None
             context = self._loaded_model().writer.context
             prompt = self._tokenizer.encode(messages, context, sampling.max_tokens)
-        except (EngineError, BadVersion):
-            raise
         except Exception as problem:
+            with self._wake:
+                self._preparing[version] -= 1
+            if isinstance(problem, EngineError | BadVersion):
+                raise
             log.exception("a request could not be prepared")
             raise failed(problem) from problem
         row = Row(version, prompt, sampling, min(sampling.max_tokens, context - len(prompt)))
@@ -226,8 +234,10 @@ class EmbeddedEngine:
 
     def _submit(self, requests: Sequence[_Request], *, later: bool = False) -> None:
         with self._wake:
-            if self._stopping or not self._thread.is_alive():
-                raise EngineError(_CLOSING)
+            for request in requests:
+                self._preparing[request.row.version] -= 1
+            if self._stopping:
+                raise EngineError(CLOSING)
             if not later:
                 self._refuse_crowd(requests[0].user, len(requests))
             (self._later if later else self._waiting).extend(requests)
@@ -238,29 +248,40 @@ class EmbeddedEngine:
             # Those who left while they waited take no place.
             self._waiting = deque(r for r in self._waiting if not r.cancelled)
             if len(self._waiting) + count > self._options.max_waiting:
-                raise Busy(_BUSY)
+                raise Busy(BUSY)
             mine = sum(r.user == user for r in self._waiting) if user else 0
             if mine + count > max(2, self._options.max_waiting // 4):
-                raise Busy(_GREEDY)
+                raise Busy(GREEDY)
 
     # -- the thread ------------------------------------------------------------------------
 
     def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self._serve()
+            except Exception as problem:
+                # Nobody may wait for a thread that is gone: all hear of it, and it goes on.
+                log.exception("the engine stumbled")
+                self._end_all(failed(problem))
+        self._end_all(EngineError(CLOSING))
+
+    def _serve(self) -> None:
         while True:
             with self._wake:
                 while not (self._stopping or self._has_work()):
                     self._wake.wait()
                 if self._stopping:
-                    break
+                    return
+            # Who has just been answered counts once more: with one place, nobody would ever count.
+            running = [request.user for request in self._rows.values()]
             self._let_out()
-            self._let_in()
+            self._let_in(running)
             self._forget()
             if self._rows:
                 self._step()
-        self._end_all(EngineError(_CLOSING))
 
     def _has_work(self) -> bool:
-        return bool(self._waiting or self._later or self._rows or self._dropped)
+        return bool(self._waiting or self._later or self._rows or self._to_forget())
 
     def _step(self) -> None:
         assert self._model is not None
@@ -278,14 +299,13 @@ class EmbeddedEngine:
             if not request.ended:
                 self._counted.answers["cancelled"] += 1
 
-    def _let_in(self) -> None:
+    def _let_in(self, running: Sequence[str]) -> None:
         """Give free rows to those whose turn it is; the last one is kept for a person."""
         if self._model is None:
             return
         room = self._model.writer.max_rows - len(self._rows)
         with self._wake:
             waiting = [r for r in self._waiting if not r.cancelled]
-            running = [request.user for request in self._rows.values()]
             turns = [waiting[i] for i in turn_order([r.user for r in waiting], running)]
             entering, turns = turns[: max(0, room)], turns[max(0, room) :]
             self._waiting = deque(r for r in waiting if r not in set(entering))
@@ -303,8 +323,13 @@ class EmbeddedEngine:
     def _enter(self, request: _Request) -> None:
         assert self._model is not None
         request.started = time.monotonic()
+        try:
+            self._model.writer.enter(request.row)
+        except Exception as problem:
+            log.exception("a request could not be let in")
+            request.emit(failed(problem))
+            return
         self._rows[request.row] = request
-        self._model.writer.enter(request.row)
         self._counted.prompt_tokens += len(request.row.prompt)
         self._counted.reused_tokens += request.row.fed
 
@@ -316,7 +341,7 @@ class EmbeddedEngine:
             request.emit(failed(token))
             return False
         assert self._model is not None
-        if request.cancelled:
+        if request.cancelled or self._stopping:
             return False
         if token in self._model.stop_tokens:
             self._finish(request, "stop")
@@ -327,7 +352,7 @@ class EmbeddedEngine:
             request.emit(Piece(text))
         if len(row.answer) >= row.most_tokens:
             self._finish(request, "length")
-        elif time.monotonic() - request.arrived > row.sampling.max_seconds:
+        elif time.monotonic() - request.started > row.sampling.max_seconds:
             self._finish(request, "time")
         return not request.ended
 
@@ -340,13 +365,15 @@ class EmbeddedEngine:
         request.ended = True
         self._counted.answers[reason] += 1
 
+    def _to_forget(self) -> set[str]:
+        """Dropped versions that no answer is or will be written with."""
+        busy = {request.row.version for request in (*self._waiting, *self._later)}
+        busy |= {row.version for row in self._rows} | set(+self._preparing)
+        return self._dropped - busy
+
     def _forget(self) -> None:
-        """Let go of dropped versions that no row is written with any more."""
         with self._wake:
-            busy = {row.version for row in self._rows} | {
-                r.row.version for r in (*self._waiting, *self._later)
-            }
-            for version in self._dropped - busy:
+            for version in self._to_forget():
                 if self._model is not None and version not in self._ready:
                     self._model.writer.drop(version)
                 self._dropped.discard(version)
@@ -354,6 +381,9 @@ class EmbeddedEngine:
     def _end_all(self, problem: EngineError) -> None:
         with self._wake:
             ending = [*self._rows.values(), *self._waiting, *self._later]
+            for row in self._rows:
+                if self._model is not None:
+                    self._model.writer.leave(row)
             self._waiting.clear()
             self._later.clear()
             self._rows.clear()

@@ -36,11 +36,15 @@ static inline float wide(bf16 x) {
   return y;
 }
 
+static inline void put(float x, float* to) { *to = x; }
+
 static inline bf16 narrow(float x) {  // round to nearest, ties to even
   uint32_t bits;
   memcpy(&bits, &x, 4);
   return (bf16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
+
+static inline void put(float x, bf16* to) { *to = narrow(x); }
 
 // e^x as 2^n times a polynomial (Cephes, Moshier 1992): 2 ulp, and the compiler can vectorize it.
 static inline float power_of_e(float x) {
@@ -76,15 +80,35 @@ static inline pairs everywhere(const bf16* two) {
   return both - pairs{};
 }
 
+static inline pairs read(const bf16* w) { return *(const pairs*)w; }
+
+static inline pairs read(const int8_t* w) {  // whole numbers up to 127 fit bf16 exactly
+#ifdef __AVX512BF16__
+  __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)w)));
+  __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)w + 1)));
+  return (pairs)_mm512_cvtne2ps_pbh(high, low);
+#else
+  bf16 wider[2 * LANES];
+  for (int i = 0; i < 2 * LANES; i++) wider[i] = narrow(w[i]);
+  return *(const pairs*)wider;
+#endif
+}
+
+// What happens to sums before they are stored, by output: y = sum * scale + bias + add.
+struct Finish {
+  const float *scale, *bias;
+  const bf16* add;  // laid out as y is
+};
+
 // WIDTH outputs of COUNT tokens. Packed weights are (in / 2, WIDTH, 2): each lane a pair of inputs.
-template <int COUNT>
-static inline void tile(const bf16* x, const bf16* w, const float* bias, bool add, bf16* y, long in,
-                        long x_step, long y_step, long outputs) {
+template <int COUNT, typename WEIGHT, typename NUMBER>
+static inline void tile(const bf16* x, const WEIGHT* w, Finish finish, NUMBER* y, long in, long x_step,
+                        long y_step, long outputs) {
   floats sum[COUNT][BLOCK] = {};
   for (long i = 0; i < in / 2; i++, w += 2 * WIDTH) {
     pairs weight[BLOCK];
     for (int b = 0; b < BLOCK; b++) {
-      weight[b] = *(const pairs*)(w + b * 2 * LANES);
+      weight[b] = read(w + b * 2 * LANES);
       __builtin_prefetch((const char*)(w + b * 2 * LANES) + AHEAD);
     }
     for (int t = 0; t < COUNT; t++) {
@@ -96,30 +120,40 @@ static inline void tile(const bf16* x, const bf16* w, const float* bias, bool ad
   for (int t = 0; t < COUNT; t++) {
     float values[WIDTH];
     memcpy(values, sum[t], sizeof values);
-    bf16* to = y + t * y_step;
-    if (bias)
-      for (long i = 0; i < n; i++) values[i] += bias[i];
-    if (add)
-      for (long i = 0; i < n; i++) values[i] += wide(to[i]);
+    NUMBER* to = y + t * y_step;
+    if (finish.scale)
+      for (long i = 0; i < n; i++) values[i] *= finish.scale[i];
+    if (finish.bias)
+      for (long i = 0; i < n; i++) values[i] += finish.bias[i];
+    if (finish.add)
+      for (long i = 0; i < n; i++) values[i] += wide(finish.add[t * y_step + i]);
     if (n == WIDTH)
-      for (int i = 0; i < WIDTH; i++) to[i] = narrow(values[i]);
+      for (int i = 0; i < WIDTH; i++) put(values[i], to + i);
     else
-      for (long i = 0; i < n; i++) to[i] = narrow(values[i]);
+      for (long i = 0; i < n; i++) put(values[i], to + i);
   }
 }
 
-static inline void tiles(const bf16* x, const bf16* w, const float* bias, bool add, bf16* y, long tokens,
-                         long in, long x_step, long y_step, long outputs) {
-  long t = 0;
-  for (; t + ROWS <= tokens; t += ROWS)
-    tile<ROWS>(x + t * x_step, w, bias, add, y + t * y_step, in, x_step, y_step, outputs);
-  const bf16* from = x + t * x_step;
-  bf16* to = y + t * y_step;
-  switch (tokens - t) {
-#define CASE(N) case N: tile<N>(from, w, bias, add, to, in, x_step, y_step, outputs); break;
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
+template <typename WEIGHT, typename NUMBER>
+static inline void tiles(const bf16* x, const WEIGHT* w, Finish finish, NUMBER* y, long tokens, long in,
+                         long x_step, long y_step, long outputs) {
+  for (long t = 0; t < tokens; t += ROWS, x += ROWS * x_step, y += ROWS * y_step) {
+    switch (tokens - t < ROWS ? tokens - t : ROWS) {
+#define CASE(N) case N: tile<N>(x, w, finish, y, in, x_step, y_step, outputs); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
+    }
+    if (finish.add) finish.add += ROWS * y_step;
   }
+}
+
+template <typename WEIGHT, typename NUMBER>
+static void multiply(const bf16* x, const WEIGHT* w, const float* scale, const float* bias, NUMBER* y,
+                     long tokens, long in, long out, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (long from = 0; from < out; from += WIDTH)
+    tiles(x, w + from * in, Finish{scale ? scale + from : nullptr, bias ? bias + from : nullptr, nullptr},
+          y + from, tokens, in, in, out, out - from);
 }
 
 static inline float root_mean_square(const float* x, long size, float eps) {
@@ -131,11 +165,17 @@ static inline float root_mean_square(const float* x, long size, float eps) {
 
 extern "C" {
 
-void linear(const bf16* x, const bf16* w, const float* bias, bf16* y, long tokens, long in, long out,
-            int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (long from = 0; from < out; from += WIDTH)
-    tiles(x, w + from * in, bias ? bias + from : nullptr, false, y + from, tokens, in, in, out, out - from);
+// Weights are int8 where there is a scale, y is float where it is to be exact.
+void linear(const bf16* x, const void* w, const float* scale, const float* bias, void* y, bool exact,
+            long tokens, long in, long out, int threads) {
+  if (scale && exact)
+    multiply(x, (const int8_t*)w, scale, bias, (float*)y, tokens, in, out, threads);
+  else if (scale)
+    multiply(x, (const int8_t*)w, scale, bias, (bf16*)y, tokens, in, out, threads);
+  else if (exact)
+    multiply(x, (const bf16*)w, scale, bias, (float*)y, tokens, in, out, threads);
+  else
+    multiply(x, (const bf16*)w, scale, bias, (bf16*)y, tokens, in, out, threads);
 }
 
 void add_norm(float* hidden, const bf16* delta, const float* weight, bf16* out, float eps,
@@ -266,13 +306,13 @@ void low_rank(const bf16* x, bf16* y, const bf16* down, const bf16* up, const in
   {
 #pragma omp for
     for (long from = 0; from < ranks; from += WIDTH)
-      tiles(x, down + from * in, nullptr, false, inner + from, tokens, in, in, ranks, ranks - from);
+      tiles(x, down + from * in, Finish{}, inner + from, tokens, in, in, ranks, ranks - from);
     for (long p = 0; p < parts; p++) {
       long begin = p ? ends[p - 1] : 0, size = ends[p] - begin;
 #pragma omp for nowait
       for (long from = 0; from < size; from += WIDTH)
-        tiles(inner + p * rank, up + from * rank, nullptr, true, y + begin + from, tokens, rank, ranks, out,
-              size - from);
+        tiles(inner + p * rank, up + from * rank, Finish{nullptr, nullptr, y + begin + from},
+              y + begin + from, tokens, rank, ranks, out, size - from);
       up += (size + WIDTH - 1) / WIDTH * WIDTH * rank;
     }
   }

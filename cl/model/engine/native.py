@@ -10,7 +10,9 @@ import hashlib
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch.nn import functional
 from cl import files
 from cl.model.engine.batch import Batch
 from cl.model.engine.cache import Cache, Layout
-from cl.model.engine.ops import Linear, LowRank, TorchOps
+from cl.model.engine.ops import Linear, LowRank, TorchOps, rounded
 from cl.model.versions import BadVersion, verify, write_manifest
 
 _SOURCE = Path(__file__).parent / "kernels.cpp"
@@ -43,9 +45,12 @@ _SIGNATURES = {
     "gate": [_P] * 2 + [_L] * 2 + [_I],
     "rotate_and_store": [_P] * 9 + [_F] + [_L] * 4 + [_I],
     "attend": [_P] * 7 + [_F] + [_L] * 4 + [_I],
-    "linear": [_P] * 4 + [_L] * 3 + [_I],
+    "linear": [_P] * 5 + [ctypes.c_bool] + [_L] * 3 + [_I],
     "low_rank": [_P] * 6 + [_L] * 5 + [_I],
 }
+
+
+_compiling = threading.Lock()
 
 
 class NotCompiled(RuntimeError):
@@ -71,7 +76,7 @@ class NativeOps(TorchOps):
     def add_norm(self, hidden: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty(hidden.shape, dtype=torch.bfloat16)
         self._library.add_norm(
-            hidden.data_ptr(), None if delta is None else delta.data_ptr(), weight.data_ptr(),
+            hidden.data_ptr(), _at(delta), weight.data_ptr(),
             out.data_ptr(), eps, *hidden.shape, self._threads,
         )  # fmt: skip
         return out
@@ -89,8 +94,7 @@ class NativeOps(TorchOps):
         q_norm, k_norm = weights.q_norm, weights.k_norm
         self._library.rotate_and_store(
             qkv.data_ptr(), batch.cos.data_ptr(), batch.sin.data_ptr(),
-            None if q_norm is None else q_norm.data_ptr(),
-            None if k_norm is None else k_norm.data_ptr(),
+            _at(q_norm), _at(k_norm),
             cache.keys[layer].data_ptr(), cache.values[layer].data_ptr(), batch.slots.data_ptr(),
             batch.positions.data_ptr(), net.eps, len(qkv), net.q_heads, net.k_heads, cache.capacity,
             self._threads,
@@ -106,17 +110,21 @@ class NativeOps(TorchOps):
         )  # fmt: skip
         return out
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
+        if weight.shape[1] % 2:
+            raise ValueError("an odd number of inputs is not made of pairs")
+        (out, into), product = weight.shape, self._library.linear
+        scale = None
         if self._int8:
-            return super().linear(weight, bias)
-        (out, into), packed, product = weight.shape, _packed(weight), self._library.linear
-        wide = None if bias is None else bias.float().contiguous()
-        bias_at = None if wide is None else wide.data_ptr()
+            weight, scale = rounded(weight)
+        packed, wide = _packed(weight), None if bias is None else bias.float().contiguous()
+        dtype = torch.float32 if exact else torch.bfloat16
 
-        def multiply(x: Tensor, keep: object = wide) -> Tensor:
-            y = torch.empty(len(x), out, dtype=torch.bfloat16)
+        def multiply(x: Tensor) -> Tensor:
+            y = torch.empty(len(x), out, dtype=dtype)
             product(
-                x.data_ptr(), packed.data_ptr(), bias_at, y.data_ptr(), len(x), into, out, self._threads
+                x.data_ptr(), packed.data_ptr(), _at(scale), _at(wide), y.data_ptr(), exact, len(x),
+                into, out, self._threads,
             )  # fmt: skip
             return y
 
@@ -148,6 +156,10 @@ class NativeOps(TorchOps):
         return int(self._scratch.data_ptr())
 
 
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
 def _packed(weight: Tensor) -> Tensor:
     """(out, in) -> (blocks of outputs, in / 2, _WIDTH, 2): in the order in which it is read."""
     out, into = weight.shape
@@ -163,10 +175,11 @@ def compiled(head: int, group: int, folder: Path, *, int8: bool = False) -> Nati
     if compiler is None:
         raise NotCompiled("there is no C++ compiler (g++) on this machine")
     command = [compiler, *_FLAGS, f"-DHEAD={head}", f"-DGROUP={group}"]
-    place = folder / f"kernels-{_fingerprint(command)}"
     try:
-        if not _is_whole(place):
-            _compile(command, place)
+        place = folder / f"kernels-{_fingerprint(command)}"
+        with _compiling:
+            if not _is_whole(place):
+                _compile(command, place)
         return NativeOps(place / _LIBRARY, int8=int8)
     except (OSError, AttributeError) as problem:
         raise NotCompiled(f"the compiled operations cannot be loaded: {problem}") from None
@@ -174,7 +187,7 @@ def compiled(head: int, group: int, folder: Path, *, int8: bool = False) -> Nati
 
 def _compile(command: list[str], place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
-    with files.new_folder(place) as aside:
+    with _unless_another_process_was_faster(place), files.new_folder(place) as aside:
         full = [*command, str(_SOURCE), "-o", str(aside / _LIBRARY)]
         try:
             done = subprocess.run(full, capture_output=True, text=True, timeout=300, check=False)
@@ -184,6 +197,15 @@ def _compile(command: list[str], place: Path) -> None:
             said = (done.stderr.strip().splitlines() or ["no message"])[0]
             raise NotCompiled(f"the compiler failed: {said}")
         write_manifest(aside)
+
+
+@contextmanager
+def _unless_another_process_was_faster(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        if not _is_whole(place):
+            raise
 
 
 def _is_whole(place: Path) -> bool:

@@ -31,8 +31,11 @@ class TorchOps:
         """How keys and values lie in the cache."""
         return Layout(1, (head,), 1, (head,))
 
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Linear:
-        """x (T, in) -> (T, out) with weights of shape (out, in), laid out as is fastest to read."""
+    def linear(self, weight: Tensor, bias: Tensor | None, *, exact: bool = False) -> Linear:
+        """x (T, in) -> (T, out) with weights of shape (out, in), laid out as is fastest to read.
+
+        `exact` asks for float32 where that costs nothing: rounded logits make ties.
+        """
         if self._int8:
             return _int8(weight, bias)
         if can_prepack(weight):
@@ -156,11 +159,16 @@ def can_prepack(weight: Tensor) -> bool:
     )
 
 
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (out, in) in 8 bits and the float32 scale of each output: half as much to read."""
+    wide = weight.float()
+    scale = wide.abs().amax(1).clamp(min=1e-8) / 127
+    return (wide / scale[:, None]).round().to(torch.int8), scale
+
+
 def _int8(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Weights rounded to 8 bits, one scale for each output: half as much to read."""
-    scale = weight.float().abs().amax(1).clamp(min=1e-8) / 127
-    rounded = (weight.float() / scale[:, None]).round().to(torch.int8)
+    numbers, scale = rounded(weight)
     product, scale = torch.ops.aten._weight_int8pack_mm, scale.to(weight.dtype)
     if bias is None:
-        return lambda x: product(x, rounded, scale)
-    return lambda x: product(x, rounded, scale) + bias
+        return lambda x: product(x, numbers, scale)
+    return lambda x: product(x, numbers, scale) + bias

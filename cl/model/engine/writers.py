@@ -6,7 +6,9 @@ goes on. It knows nothing of queues, text or people.
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ import torch
 
 from cl.model.engine.adapters import Adapter
 from cl.model.engine.batch import Batch, Feed
-from cl.model.engine.network import Network
+from cl.model.engine.network import DAMAGED, Network
 from cl.model.engine.sampling import draw
 from cl.model.versions import BadVersion
 from cl.records import BASE, Sampling
@@ -92,6 +94,7 @@ class BatchWriter:
 
     def drop(self, version: str) -> None:
         self._adapters.pop(version, None)
+        self._cache.forget(version)
 
     def enter(self, row: Row) -> None:
         row.slot, row.fed = self._cache.take(row.version, row.prompt)
@@ -141,18 +144,23 @@ class BatchWriter:
         }
         batch = Batch(list(feeds.values()), self._network.device)
         logits = self._network.forward(batch, self._cache, adapters)
+        due = [row for row, feed in feeds.items() if feed.wants_next]
+        finite = torch.isfinite(logits.amax(-1))
+        if not bool(finite.all()):
+            logits = logits.masked_fill(~finite[:, None], 0.0)
+        tokens = (
+            draw(logits, [row.sampling for row in due], [row.dice for row in due]) if due else []
+        )
+        # From here on nothing can fail: a step that did is repeated from where it began.
         for row, feed in feeds.items():
             self._cache.slots[row.slot].tokens += feed.tokens
             row.fed += len(feed.tokens)
-        due = [row for row, feed in feeds.items() if feed.wants_next]
-        if not due:
-            return {}
-        finite = torch.isfinite(logits.amax(-1)).tolist()
-        tokens = draw(logits, [row.sampling for row in due], [row.dice for row in due])
-        return {
-            row: token if is_finite else ArithmeticError("the logits are not finite")
-            for row, token, is_finite in zip(due, tokens, finite, strict=True)
-        }
+        found: dict[Row, int | Exception] = dict(zip(due, tokens, strict=True))
+        for row, is_finite in zip(due, finite.tolist(), strict=True):
+            if not is_finite:
+                self._cache.wipe(row.slot)
+                found[row] = ArithmeticError("the logits are not finite")
+        return found
 
     def _adapter(self, version: str) -> Adapter:
         try:
@@ -162,7 +170,10 @@ class BatchWriter:
 
 
 class GenerateWriter:
-    """One answer after the other through transformers' own `generate`: any causal model."""
+    """One answer after the other through transformers' own `generate`: any causal model.
+
+    Raises BadVersion when the model computes nothing but nonsense.
+    """
 
     max_rows = 1
 
@@ -170,26 +181,28 @@ class GenerateWriter:
         self.context = min(context, _positions(model.config))
         self._model = model
         self._peft: Any = None
+        self._one = threading.Lock()  # peft changes the model while it loads a version
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([[0, 1, 2]], device=model.device)).logits
+        if not bool(torch.isfinite(logits).all()):
+            raise BadVersion(DAMAGED)
 
     def load(self, version: str, folder: Path) -> None:
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
 
-        try:
-            if self._peft is None:
-                self._peft = PeftModel.from_pretrained(
-                    self._model, folder, adapter_name=version, local_files_only=True
-                ).eval()
-            elif version not in self._peft.peft_config:
+        with self._one:
+            try:
+                if self._peft is None:
+                    config = PeftConfig.from_pretrained(str(folder))
+                    self._peft = PeftModel(self._model, config, adapter_name=version).eval()
                 self._peft.load_adapter(folder, adapter_name=version, local_files_only=True)
-        except (RuntimeError, ValueError, KeyError) as problem:
-            raise BadVersion(f"{folder} does not fit the base model: {problem}") from None
+            except (RuntimeError, ValueError, LookupError, TypeError, OSError) as problem:
+                self._remove(version)
+                raise BadVersion(f"{folder} does not fit the base model: {problem}") from None
 
     def drop(self, version: str) -> None:
-        if self._peft is not None and version in self._peft.peft_config:
-            if len(self._peft.peft_config) > 1:
-                self._peft.delete_adapter(version)
-            else:
-                self._model, self._peft = self._peft.unload(), None
+        with self._one:
+            self._remove(version)
 
     def enter(self, row: Row) -> None: ...
 
@@ -198,20 +211,45 @@ class GenerateWriter:
     def step(self, rows: Sequence[Row], accept: Accept) -> None:
         row = rows[0]
         try:
-            self._write(row, accept)
+            with self._one, self._speaking_as(row.version) as model:
+                self._write(model, row, accept)
         except Exception as problem:
             log.exception("the answer of %s failed", row.version)
             accept(row, problem)
 
-    def _write(self, row: Row, accept: Accept) -> None:
-        from contextlib import nullcontext
+    def _remove(self, version: str) -> None:
+        if self._peft is None or version not in self._peft.peft_config:
+            return
+        if len(self._peft.peft_config) > 1:
+            self._peft.delete_adapter(version)
+        else:
+            self._model, self._peft = self._peft.unload(), None
 
-        from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
+    @contextmanager
+    def _speaking_as(self, version: str) -> Iterator[Any]:
+        if version == BASE:
+            with self._peft.disable_adapter() if self._peft is not None else nullcontext():
+                yield self._peft if self._peft is not None else self._model
+        elif self._peft is None or version not in self._peft.peft_config:
+            raise BadVersion(f"{version} is not loaded.")
+        else:
+            self._peft.set_adapter(version)
+            yield self._peft
+
+    def _write(self, model: Any, row: Row, accept: Accept) -> None:
+        from transformers import (
+            LogitsProcessor,
+            LogitsProcessorList,
+            StoppingCriteria,
+            StoppingCriteriaList,
+        )
 
         class OurDraw(LogitsProcessor):
             """The token is drawn here, as for every other row, and all others are ruled out."""
 
             def __call__(self, seen: Any, scores: Any) -> Any:
+                if not torch.isfinite(scores.amax()):
+                    raise ArithmeticError("the logits are not finite")
                 token = draw(scores.float(), [row.sampling], [row.dice])[0]
                 chosen = torch.full_like(scores, float("-inf"))
                 chosen[:, token] = 0
@@ -222,17 +260,8 @@ class GenerateWriter:
                 goes_on = accept(row, int(seen[0, -1]))
                 return torch.full((len(seen),), not goes_on, device=seen.device)
 
-        from transformers import StoppingCriteriaList
-
-        model, context = self._model, nullcontext()
-        if self._peft is not None:
-            model = self._peft
-            if row.version == BASE:
-                context = self._peft.disable_adapter()
-            else:
-                self._peft.set_adapter(row.version)
         prompt = torch.tensor([row.prompt], device=model.device)
-        with torch.inference_mode(), context:
+        with torch.inference_mode():
             model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
