@@ -15,7 +15,7 @@ from cl.ab_test import ABTestManager
 from cl.records import Arm, Finish, Message, Outcome, Piece, Route, Sampling, Status
 from cl.rules.text import clean
 from cl.settings import ChatOptions
-from cl.usage_logger import UsageLogger
+from cl.usage_logger import UsageLogger, as_messages
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,13 @@ class Assistant:
             raise Unanswerable(
                 f"This message has {len(text)} characters; at most {self._options.max_message_chars} can be sent."
             )
-        if conversation_id is None:
-            conversation_id = self._logger.open_conversation(user, text)
-        else:
-            self.give_up(user, conversation_id)
-        route = self._ab_test.route_request(conversation_id)
-        return conversation_id, self._logger.log(user, conversation_id, text, route, request_id)
+        with self._logger.at_once():
+            if conversation_id is None:
+                conversation_id = self._logger.open_conversation(user, text)
+            else:
+                self.give_up(user, conversation_id)
+            route = self._ab_test.route_request(conversation_id)
+            return conversation_id, self._logger.log(user, conversation_id, text, route, request_id)
 
     async def answer(
         self, user: str, conversation_id: int, interaction_id: int
@@ -124,7 +125,11 @@ class Assistant:
         row = turns.get(interaction_id)
         if row is None or row.status is not Status.STARTED or interaction_id in self._writing:
             raise LookupError(f"There is no message {interaction_id} waiting for an answer.")
-        messages = self._logger.context(conversation_id, interaction_id)
+        messages = as_messages(
+            (turn.prompt, turn.answer)
+            for turn in turns.values()
+            if turn.status is Status.COMPLETE and turn.id < interaction_id
+        )
         if self._options.system_prompt:
             messages.insert(0, Message(role="system", content=self._options.system_prompt))
         messages.append(Message(role="user", content=row.prompt))

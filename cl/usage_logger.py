@@ -5,10 +5,11 @@ between leaves a row that says so. Writes conversation, interaction and feedback
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from peewee import JOIN, Database, fn
 
@@ -32,6 +33,10 @@ class UsageLogger:
 
     # -- conversations ---------------------------------------------------------------------
 
+    def at_once(self) -> AbstractContextManager[Any]:
+        """What is written within is written together, or not at all."""
+        return cast(AbstractContextManager[Any], self._db.atomic())
+
     def open_conversation(self, user: str, first_message: str) -> int:
         """A new conversation, named after its first message. Returns its id."""
         now = self._now()
@@ -52,13 +57,12 @@ class UsageLogger:
 
         Raises LookupError for an id that is unknown or somebody else's; the two look the same.
         """
+        mine = (Row.conversation == conversation_id) & (Row.user == user)
+        found = [_record(row) for row in _joined().where(mine).order_by(Row.id)]
         own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
-        if not ConversationRow.select().where(own).exists():
+        if not found and not ConversationRow.select().where(own).exists():
             raise LookupError(f"You have no conversation {conversation_id}.")
-        return [
-            _record(row)
-            for row in _joined().where(Row.conversation == conversation_id).order_by(Row.id)
-        ]
+        return found
 
     def context(self, conversation_id: int, before_id: int | None = None) -> list[Message]:
         """The complete turns of a conversation (before one interaction), as a model is shown them."""
@@ -67,14 +71,7 @@ class UsageLogger:
         )
         if before_id is not None:
             rows = rows.where(Row.id < before_id)
-        return [
-            message
-            for prompt, answer in rows.order_by(Row.id).tuples()
-            for message in (
-                Message(role="user", content=prompt),
-                Message(role="assistant", content=answer),
-            )
-        ]
+        return as_messages(rows.order_by(Row.id).tuples())
 
     # -- the life of an interaction --------------------------------------------------------
 
@@ -91,13 +88,12 @@ class UsageLogger:
         The same `request_id` again gives the same row: a repeated call logs nothing twice.
         """
         now = self._now()
-        request_id = request_id or secrets.token_hex(16)
         with self._db.atomic():
-            known = Row.get_or_none(Row.request_id == request_id)
+            known = Row.get_or_none(Row.request_id == request_id) if request_id else None
             if known:
                 return int(known.id)
             row = Row.create(
-                request_id=request_id,
+                request_id=request_id or secrets.token_hex(16),
                 conversation=conversation_id,
                 user=user,
                 prompt=clean(prompt),
@@ -115,8 +111,8 @@ class UsageLogger:
     def finish(self, interaction_id: int, outcome: Outcome) -> None:
         """Complete the row: answer, status, timings, and the quality of a complete answer."""
         with self._db.atomic():
-            row = Row.get_or_none(Row.id == interaction_id)
-            if row is None:
+            prompt = Row.select(Row.prompt).where(Row.id == interaction_id).scalar()
+            if prompt is None:
                 raise LookupError(f"There is no interaction {interaction_id}.")
             finish = outcome.finish
             answer = clean(outcome.answer)
@@ -137,7 +133,7 @@ class UsageLogger:
                 }
             if outcome.status is Status.COMPLETE:
                 values["quality"] = quality.score(
-                    row.prompt, answer, finish.reason if finish else None
+                    prompt, answer, finish.reason if finish else None
                 ).score
                 values["scorer"] = quality.SCORER
             # Only once: a late second writer must not change what people have read and rated.
@@ -329,3 +325,12 @@ def _record(row: Any) -> Interaction:
     return replace(
         record, feedback=Feedback(said.thumb, tuple(said.reasons), said.comment, said.correction)
     )
+
+
+def as_messages(turns: Iterable[tuple[str, str]]) -> list[Message]:
+    """(prompt, answer) pairs as a model is shown them."""
+    messages: list[Message] = []
+    for prompt, answer in turns:
+        messages.append(Message(role="user", content=prompt))
+        messages.append(Message(role="assistant", content=answer))
+    return messages

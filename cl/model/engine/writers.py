@@ -100,6 +100,8 @@ class BatchWriter:
         row.slot, row.fed = self._cache.take(row.version, row.prompt)
 
     def leave(self, row: Row) -> None:
+        if not row.answer:  # nobody has looked yet whether what it wrote there are numbers
+            self._cache.wipe(row.slot)
         self._cache.free(row.slot)
 
     def step(self, rows: Sequence[Row], accept: Accept) -> None:
