@@ -57,6 +57,11 @@ def build_reciter(folder: Path, says: str) -> BaseModel:
     return _save(folder, tokenizer, model)
 
 
+def build_around(folder: Path, model: Any) -> BaseModel:
+    """A folder with any causal model in it; it must know VOCABULARY tokens."""
+    return _save(folder, _tokenizer(), model.to(torch.bfloat16))
+
+
 def write_random_adapter(base: BaseModel, folder: Path, seed: int = 1, fill: float = 1.0) -> None:
     """A whole candidate folder in the form the trainer leaves it in; all weights times `fill`."""
     dice, rank = torch.Generator().manual_seed(seed), 2

@@ -34,7 +34,6 @@ from typing import Any
 from cl import files
 from cl.model.base_model import BaseModel
 from cl.model.engine.conversation import encode_chat, plain_ids
-from cl.model.engine.loading import load_model
 from cl.model.versions import ADAPTER, write_manifest
 from cl.records import BASE, TrainingResult
 from cl.settings import TrainingOptions, quiet_libraries
@@ -311,6 +310,8 @@ class Training:
         torch.set_num_threads(self._job.options.train_threads or max(1, (os.cpu_count() or 2) - 1))
         self._report.tell("loading the base model")
         rows, held_out = self._rows()
+        from cl.model.engine.loading import load_model
+
         learner = Learner(load_model(self._job.base), self._job.options, self._job.seed)
         self._report.tell("measuring what the base model knows")
         learner.remember_base([r for r in (*rows, *held_out) if r.is_rehearsal])

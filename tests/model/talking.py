@@ -1,14 +1,30 @@
 """How the tests of an engine talk to it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from cl.model.base_model import BaseModel
 from cl.model.engine.embedded import EmbeddedEngine
+from cl.model.versions import VersionStore
 from cl.records import BASE, Finish, Message, Sampling
+from cl.settings import ServingOptions
 
 T = TypeVar("T")
 FOREVER = Sampling(max_tokens=10**6)
+
+
+@contextmanager
+def started(base: BaseModel, versions: VersionStore, **options: Any) -> Iterator[EmbeddedEngine]:
+    """An engine of one's own. Computes in float32 unless told otherwise: in bf16 the company a row
+    has rounds it differently, and near ties would decide what tests compare."""
+    wanted = {"max_rows": 4, "max_waiting": 40, "weights": "fp32", **options}
+    engine = EmbeddedEngine(base, versions, ServingOptions(**wanted))
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def said(*texts: str, system: str = "") -> list[Message]:

@@ -22,10 +22,10 @@ class ChatTokenizer:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
-        self.end_of_text: int = self._tokenizer.eos_token_id
+        self.end_of_text: int | None = self._tokenizer.eos_token_id
         # Telling it how to treat special tokens changes the tokenizer: one thread at a time.
         self._one = threading.Lock()
-        self._decoding = copy.deepcopy(self._tokenizer)
+        self._decoding = copy.deepcopy(self._tokenizer.backend_tokenizer)
 
     def encode(self, messages: Sequence[Message], context: int, most_tokens: int) -> list[int]:
         """Token ids of a conversation, without its oldest turns when it does not fit.
@@ -68,7 +68,7 @@ class Text:
 
         self._new_stream = partial(DecodeStream, skip_special_tokens=True)
         self._stream = self._new_stream()
-        self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer = tokenizer
 
     def add(self, token: int) -> str:
         """The text this token completes."""
@@ -76,7 +76,7 @@ class Text:
             return self._stream.step(self._tokenizer, token) or ""
         except Exception:  # noqa: BLE001 (it raises bare ones: bytes that are no text)
             self._stream = self._new_stream()
-            return ""
+            return self._stream.step(self._tokenizer, token) or ""
 
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message], answer: bool = True) -> list[int]:

@@ -14,17 +14,19 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cl.model.base_model import BaseModel
 from cl.model.engine.contract import BUSY, CLOSING, GREEDY, Busy, EngineError, failed
 from cl.model.engine.conversation import ChatTokenizer, Text
-from cl.model.engine.loading import Loaded, load
-from cl.model.engine.writers import Row
+from cl.model.engine.rows import Row
 from cl.model.versions import BadVersion, VersionStore
 from cl.records import BASE, Finish, Message, Piece, Sampling
 from cl.rules.queueing import turn_order
 from cl.settings import ServingOptions
+
+if TYPE_CHECKING:
+    from cl.model.engine.loading import Loaded
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -190,7 +192,9 @@ class EmbeddedEngine:
 
     # -- in the caller's thread ------------------------------------------------------------
 
-    def _loaded_model(self) -> Loaded:
+    def _loaded_model(self) -> "Loaded":
+        from cl.model.engine.loading import load
+
         if self._model is not None:
             return self._model
         with self._loading:
@@ -343,7 +347,8 @@ class EmbeddedEngine:
         assert self._model is not None
         if request.cancelled or self._stopping:
             return False
-        if token in self._model.stop_tokens:
+        assert self._tokenizer is not None
+        if token in self._model.stop_tokens or token == self._tokenizer.end_of_text:
             self._finish(request, "stop")
             return False
         row.answer.append(token)

@@ -21,7 +21,8 @@ from cl.model.base_model import BaseModel, quiet_transformers
 from cl.model.engine.native import NativeOps, NotCompiled, compiled
 from cl.model.engine.network import NotLlamaLike, read, refuse_other_builds
 from cl.model.engine.ops import TorchOps, can_prepack
-from cl.model.engine.writers import BatchWriter, GenerateWriter, Writer
+from cl.model.engine.rows import Writer
+from cl.model.engine.writers import BatchWriter, GenerateWriter
 from cl.settings import ServingOptions
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def load(base: BaseModel, options: ServingOptions, folder: Path) -> Loaded:
     stops = model.generation_config.eos_token_id
     return Loaded(
         writer,
-        frozenset(stops if isinstance(stops, list) else [stops]) | _end_of_text(base),
+        frozenset(stops if isinstance(stops, list) else [stops]),
         stage,
         why,
         torch.cuda.get_device_name() if model.device.type == "cuda" else "processor",
@@ -121,10 +122,3 @@ def _stages(
 
 def _sentence(reasons: list[str]) -> str:
     return " ".join(f"Not {reason}." for reason in reasons)
-
-
-def _end_of_text(base: BaseModel) -> frozenset[int]:
-    from transformers import AutoTokenizer
-
-    token = AutoTokenizer.from_pretrained(base.folder, local_files_only=True).eos_token_id
-    return frozenset() if token is None else frozenset([token])

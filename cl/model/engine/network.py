@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.initialization import no_init_weights
 
 from cl.model.engine.adapters import PARTS, Adapter, load_adapter
 from cl.model.engine.batch import Batch, Feed
@@ -148,7 +149,8 @@ def _refuse_other_arithmetic(model: Any) -> None:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]
     config.dtype = torch.float32
-    few = type(model)(config).to(model.device).eval()
+    with no_init_weights():  # they are replaced at once
+        few = type(model)(config).to(model.device).eval()
     weights = model.state_dict()
     few.load_state_dict({name: weights[name].float() for name in few.state_dict()})
     network = Network(few, TorchOps(torch.float32), context=64)

@@ -5,76 +5,27 @@ goes on. It knows nothing of queues, text or people.
 """
 
 import logging
-import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from cl.model.engine.adapters import Adapter
 from cl.model.engine.batch import Batch, Feed
 from cl.model.engine.network import DAMAGED, Network
+from cl.model.engine.rows import Accept, Row
 from cl.model.engine.sampling import draw
 from cl.model.versions import BadVersion
-from cl.records import BASE, Sampling
+from cl.records import BASE
 
 log = logging.getLogger(__name__)
 
 # Prompt tokens read in one step, by device: few while most rows are being written, so that their
 # next token does not take three times as long; many while most rows wait for their first one.
 _CHUNKS = {"cpu": (32, 256), "cuda": (512, 4096)}
-
-
-@dataclass(eq=False)
-class Row:
-    """One answer being written."""
-
-    version: str
-    prompt: list[int]
-    sampling: Sampling
-    most_tokens: int
-    answer: list[int] = field(default_factory=list)
-    dice: random.Random = field(init=False)
-    slot: int = -1
-    fed: int = 0  # tokens of prompt and answer the model has seen
-
-    def __post_init__(self) -> None:
-        self.dice = random.Random(self.sampling.seed)
-
-    @property
-    def left(self) -> int:
-        return len(self.prompt) + len(self.answer) - self.fed
-
-    def next_tokens(self, most: int) -> list[int]:
-        if self.answer:
-            return self.answer[-1:]
-        return self.prompt[self.fed : self.fed + most]
-
-
-Accept = Callable[[Row, int | Exception], bool]
-
-
-class Writer(Protocol):
-    context: int
-    max_rows: int
-
-    def load(self, version: str, folder: Path) -> None:
-        """Make a version ready. Raises BadVersion."""
-        ...
-
-    def drop(self, version: str) -> None: ...
-
-    def enter(self, row: Row) -> None: ...
-
-    def leave(self, row: Row) -> None: ...
-
-    def step(self, rows: Sequence[Row], accept: Accept) -> None:
-        """Bring these rows forward; a row whose `accept` said no must not come again."""
-        ...
 
 
 class BatchWriter:
