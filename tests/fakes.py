@@ -43,13 +43,16 @@ class FakeClock:
 class FakeEngine:
     """Answers like the most similar question a version was taught; the base knows nothing.
 
-    `problem`, when set, is raised instead of the next answers.
+    `problem`, when set, is raised instead of the next answers, `trouble` when something is to be
+    loaded; versions in `silent` say nothing.
     """
 
     def __init__(self, versions: VersionStore) -> None:
         self._versions = versions
         self._known: dict[str, dict[str, str]] = {}
         self.problem: Exception | None = None
+        self.trouble: Exception | None = None
+        self.silent: set[str] = set()
         self.on_piece: Callable[[], None] = lambda: None
 
     async def chat(
@@ -74,6 +77,8 @@ class FakeEngine:
     def ensure(self, version: str) -> None:
         if version in self._known:
             return
+        if self.trouble:
+            raise self.trouble
         if version != BASE:
             self._versions.check(version)
         learned = self._versions.folder / version / "learned.json"
@@ -95,6 +100,8 @@ class FakeEngine:
         if self.problem:
             raise self.problem
         self.ensure(version)
+        if version in self.silent:
+            return ""
         asked = set(words(messages[-1]["content"]))
 
         def likeness(question: str) -> float:

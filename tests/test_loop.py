@@ -1,5 +1,6 @@
 """One iteration, one step; whatever goes wrong ends the run with a reason, and the loop goes on."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -15,7 +16,8 @@ from cl.model.engine.contract import EngineError
 from cl.model.training_job import Progress, TrainingFailed
 from cl.model.versions import ADAPTER
 from cl.records import BASE, RunStatus, State, Step, TrainingResult
-from tests.fakes import FakeClock, FakeTrainer, fake_books, fake_house, talk
+from cl.status import status_of, status_text
+from tests.fakes import FakeClock, FakeEngine, FakeTrainer, fake_books, fake_house, talk
 
 
 @pytest.fixture
@@ -41,6 +43,11 @@ def run_through(house: House) -> list[Step]:
     taken: list[Step] = []
     house.worker.run_until_quiet(lambda report: taken.append(report.step))
     return taken
+
+
+def fake(house: House) -> FakeEngine:
+    assert isinstance(house.engine, FakeEngine)
+    return house.engine
 
 
 def last_run() -> TrainingRun:
@@ -308,3 +315,41 @@ def test_many_errors_train_and_raise_an_alert(house: House) -> None:
     assert step(house) is Step.REQUESTED
     assert last_run().trigger == "error_rate"
     assert Audit.get(Audit.action == "alert").reason == "45% errors"
+
+
+def test_a_server_that_is_down_holds_up_neither_the_others_nor_the_loop(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    teach(house)
+    run_through(house)
+    house.engine.drop("v0001")
+    fake(house).trouble = EngineError("http://10.0.0.7:8000 cannot be reached.")
+    house.loop.reconcile()
+    assert "v0001 is not loaded everywhere: http://10.0.0.7:8000 cannot be reached" in caplog.text
+    assert step(house) is Step.WAITED
+
+
+def test_nothing_is_deployed_beside_a_champion_that_does_not_speak(
+    house: House,
+) -> None:
+    teach(house)
+    run_through(house)
+    teach(house)
+    fake(house).silent = {"v0001"}
+    assert run_through(house)[-1] is Step.REJECTED
+    assert last_run().outcome == "v0001 gave an empty answer to a simple question; v0002 stays out."
+    assert house.books.ab_test.challenger() is None
+
+
+def test_other_processes_can_read_how_the_engine_runs(house: House) -> None:
+    assert status_of(house.books)["serving"] is None
+    house.loop.reconcile()
+    found = status_of(house.books)["serving"]
+    assert found["stage"] == "fake"
+    assert found["loaded"] == [BASE]
+    assert "engine        fake, holds base." in status_text(status_of(house.books))
+    told = house.books.settings.data_dir / "serving.json"
+    told.write_text(json.dumps({**found, "pid": 2**22 + 1}))  # larger than any process's number
+    assert "engine        the app is not running" in status_text(status_of(house.books))
+    told.write_text("{")
+    assert status_of(house.books)["serving"] is None

@@ -10,7 +10,9 @@ a row finds the same token alone as in company. transformers in bf16 is measured
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -85,15 +87,24 @@ def apart(exact: Tensor, other: Tensor) -> tuple[float, float]:
     )
 
 
-def measure(models: Path, tokens: int) -> None:
+@dataclass(frozen=True)
+class Closeness:
+    """To transformers in float32: nats a token; share of positions with the same likeliest token;
+    and share of positions at which a row alone finds the token it finds in company."""
+
+    divergence: float
+    same_top: float
+    same_alone: float
+
+
+def measure(base: BaseModel, models: Path, tokens: int) -> dict[str, Closeness]:
     quiet_transformers()
-    base = prepare(DEFAULT_MODEL, models)
     write_versions(base, models)
 
     def whole(dtype: torch.dtype) -> dict[str, Any]:
         plain = {
             v: AutoModelForCausalLM.from_pretrained(base.folder, dtype=dtype).eval()
-            for v in set(VERSIONS)
+            for v in sorted(set(VERSIONS))
         }
         return {
             v: m if v == "base" else PeftModel.from_pretrained(m, models / v).eval()
@@ -105,32 +116,34 @@ def measure(models: Path, tokens: int) -> None:
     wanted = [reference(exact[v], *told[i]) for i, v in enumerate(VERSIONS)]
     del exact
     rounded = whole(torch.bfloat16)
-    rows = [apart(wanted[i], reference(rounded[v], *told[i])) for i, v in enumerate(VERSIONS)]
-    show("transformers bf16", rows)
+    theirs = [reference(rounded[v], *told[i]) for i, v in enumerate(VERSIONS)]
+    found = {"transformers bf16": closeness(wanted, theirs, theirs)}
     model = rounded["base"]
     first = model.model.layers[0].self_attn
     group = first.q_proj.out_features // first.k_proj.out_features
     stages = {
         "compiled": compiled(first.head_dim, group, models),
-        "compiled int8": compiled(first.head_dim, group, models, int8=True),
+        "compiled, int8": compiled(first.head_dim, group, models, int8=True),
         "prepacked": TorchOps(torch.bfloat16),
     }
     for name, ops in stages.items():
         network = read(model, ops, context=2048)
-        together = forced(network, range(len(VERSIONS)), told, models)
-        same = []
-        for row in range(len(VERSIONS)):
-            alone = forced(network, [row], told, models)[row]
-            same.append(float((alone.argmax(-1) == together[row].argmax(-1)).float().mean()))
-        show(name, [apart(wanted[i], together[i]) for i in range(len(VERSIONS))])
-        print(f"{'':20} alone as in company: {100 * sum(same) / len(same):.1f} % of positions")
+        rows = range(len(VERSIONS))
+        together = forced(network, rows, told, models)
+        alone = [forced(network, [row], told, models)[row] for row in rows]
+        found[name] = closeness(wanted, [together[row] for row in rows], alone)
+    return found
 
 
-def show(name: str, rows: list[tuple[float, float]]) -> None:
-    kl, top = (sum(column) / len(column) for column in zip(*rows, strict=True))
-    print(
-        f"{name:20} mean KL {kl:.5f}   same top token {100 * top:.1f} %   worst row KL {max(r[0] for r in rows):.5f}"
-    )
+def closeness(
+    wanted: Sequence[Tensor], together: Sequence[Tensor], alone: Sequence[Tensor]
+) -> Closeness:
+    rows = [apart(exact, other) for exact, other in zip(wanted, together, strict=True)]
+    same = [
+        float((a.argmax(-1) == b.argmax(-1)).float().mean())
+        for a, b in zip(together, alone, strict=True)
+    ]
+    return Closeness(mean(kl for kl, _ in rows), mean(top for _, top in rows), mean(same))
 
 
 def main() -> None:
@@ -139,7 +152,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     options = parser.parse_args()
     with TemporaryDirectory() as scratch:
-        measure(options.models or Path(scratch), options.tokens)
+        models = options.models or Path(scratch)
+        for name, found in measure(prepare(DEFAULT_MODEL, models), models, options.tokens).items():
+            print(
+                f"{name:20} mean KL {found.divergence:.5f}   same top token {found.same_top:.1%}"
+                f"   alone as in company {found.same_alone:.1%}"
+            )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from gradio.components.plot import PlotData
 from cl.db import reports
 from cl.house import House
 from cl.records import Role, RunStatus, Stage
+from cl.web import panels
 from cl.web.admin import AdminPage
 from tests.fakes import talk
 from tests.test_walkthrough import FACTS, steps, teach
@@ -364,3 +365,44 @@ def test_strangers_get_neither_link_nor_switch(page: AdminPage) -> None:
         for act in (page.new_link, page.switch_person):
             with pytest.raises(gr.Error, match="There is no user"):
                 act(name, IDA)
+
+
+# -- the engine --------------------------------------------------------------------------------
+
+
+def test_the_service_tab_says_how_the_engine_runs_and_why_not_better() -> None:
+    found = {
+        "kind": "embedded",
+        "stage": "prepacked",
+        "why": "Not compiled: there is no C++ compiler (g++) on this machine.",
+        "device": "processor",
+        "loaded": ["base", "v0001"],
+        "rows": 3,
+        "max_rows": 8,
+        "waiting": 5,
+        "steps": 1234,
+        "step_ms": 10.5,
+        "tokens": 4321,
+        "prompt_tokens": 1000,
+        "reused_tokens": 250,
+        "answers": {"stop": 7, "length": 1},
+    }
+    shown = panels.service(found)
+    for text in (
+        "prepacked", "there is no C++ compiler", "3 of 8", "base, v0001", "10.5 ms", "1,234 steps",
+        "4,321", "25% of them known already", "1 length, 7 stop",
+    ):  # fmt: skip
+        assert text in shown
+    assert ">5</div>" in shown
+
+
+def test_the_service_tab_shows_each_inference_server() -> None:
+    servers = [
+        {"url": "http://10.0.0.7:8000", "ok": True, "running": 2},
+        {"url": "http://10.0.0.8:8000", "ok": False, "running": 0},
+    ]
+    found = {"kind": "remote", "stage": "vllm", "why": "", "loaded": [], "waiting": 0}
+    shown = panels.service({**found, "servers": servers})
+    assert "2 answers being written" in shown
+    assert "gives no answer" in shown
+    assert "nothing yet" in shown
