@@ -31,7 +31,7 @@ from tests import tiny_model
 
 CLIENTS, LONGEST, PATIENCE_S = 24, 20, 60
 VERSIONS = [BASE, "v0001", "v0002", "v0003"]
-USERS = ["", "ann", "bob", "cem", "dee"]
+USERS = ["", "", *"abcdefgh"]
 SYSTEM = Message(role="system", content="Be brief.")
 
 
@@ -81,7 +81,7 @@ def soak(folder: Path, requests: int, seed: int = 0) -> Report:
     finally:
         alone.close()
     # Fewer may wait than there are clients: some are sent away.
-    shared = engine(max_rows=4, max_waiting=16)
+    shared = engine(max_rows=4, max_waiting=18)
     try:
         return asyncio.run(_Soak(shared, expected, requests, seed).run())
     finally:
@@ -109,15 +109,14 @@ class _Soak:
     ) -> None:
         self._engine, self._expected, self._requests = engine, expected, requests
         self._dice, self._asked, self._report = random.Random(seed), 0, Report()
+        self._over = False
 
     async def run(self) -> Report:
         began = time.monotonic()
-        swapping = asyncio.create_task(self._swap())
-        questioning = asyncio.create_task(self._question())
+        beside = [asyncio.create_task(work()) for work in (self._swap, self._question)]
         await asyncio.gather(*(self._client() for _ in range(CLIENTS)))
-        swapping.cancel()
-        questioning.cancel()
-        await asyncio.wait([swapping, questioning])
+        self._over = True
+        await asyncio.gather(*beside)
         while self._busy() and time.monotonic() - began < PATIENCE_S + self._requests:
             await asyncio.sleep(0.01)
         self._report.left = self._busy()
@@ -138,7 +137,7 @@ class _Soak:
                 fate = await asyncio.wait_for(self._one(), PATIENCE_S)
             except Busy:
                 fate = "sent away"
-                await asyncio.sleep(0.01 * self._dice.random())
+                await asyncio.sleep(0.1 * self._dice.random())
             except TimeoutError:
                 fate = "lost"
             except Exception as problem:  # noqa: BLE001 (counted and shown)
@@ -178,7 +177,7 @@ class _Soak:
 
     async def _swap(self) -> None:
         """Versions go, and come back when they are asked for, or before."""
-        while True:
+        while not self._over:
             version = self._dice.choice(VERSIONS[1:])
             if self._dice.random() < 0.7:
                 self._engine.drop(version)
@@ -188,7 +187,7 @@ class _Soak:
             await asyncio.sleep(0.02 * self._dice.random())
 
     async def _question(self) -> None:
-        while True:
+        while not self._over:
             version = self._dice.choice(VERSIONS)
             numbers = self._dice.sample(range(len(CONVERSATIONS)), 3)
             asked = [CONVERSATIONS[number] for number in numbers]

@@ -1,7 +1,6 @@
 """A short soak; `python -m tests.bench.soak` runs a long one."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -44,6 +45,9 @@ _UNSERVED = (
 )
 
 
+_WRONG_SHAPE = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
 @dataclass(frozen=True)
 class Adapter:
     layers: Sequence[Mapping[str, LowRank]]  # by the names of PARTS; what is not adapted is missing
@@ -64,7 +68,7 @@ def load_adapter(
         return Adapter(
             [_layer(number, weights, sizes, config, like, ops) for number in range(layers)]
         )
-    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as problem:
+    except (SafetensorError, *_WRONG_SHAPE) as problem:
         raise BadVersion(f"{folder} does not fit the base model: {problem}") from None
 
 

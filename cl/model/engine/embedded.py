@@ -10,10 +10,11 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cl.model.base_model import BaseModel
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Emit = Callable[[Piece | Exception], None]
 
 
 @dataclass(eq=False)
@@ -37,12 +39,16 @@ class _Request:
     user: str
     row: Row
     text: Text
-    emit: Callable[[Piece | Exception], None]
+    emit: Emit
     arrived: float
+    gone: threading.Event  # set when nobody waits for the answer any more
     started: float = 0.0
     place: int = 0  # told last; 0: none yet
-    cancelled: bool = False
     ended: bool = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self.gone.is_set()
 
 
 @dataclass
@@ -84,22 +90,15 @@ class EmbeddedEngine:
     async def chat(
         self, version: str, messages: Sequence[Message], sampling: Sampling, *, user: str = ""
     ) -> AsyncGenerator[Piece, None]:
-        arrived = time.monotonic()
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         self._refuse_crowd(user, 1)
-        # Loading a version and reading a long message take a while: not on the event loop.
-        request = await asyncio.to_thread(
-            self._request,
-            version,
-            messages,
-            sampling,
-            lambda p: _post(loop, pieces, p),
-            user,
-            arrived,
-        )
-        self._submit([request])
+        gone = threading.Event()
         try:
+            # Loading a version and reading a long message take a while: not on the event loop.
+            await asyncio.to_thread(
+                self._take_in, version, messages, sampling, partial(_post, loop, pieces), user, gone
+            )
             while True:
                 piece = await pieces.get()
                 if isinstance(piece, Exception):
@@ -108,7 +107,7 @@ class EmbeddedEngine:
                 if piece.finish:
                     return
         finally:
-            request.cancelled = True
+            gone.set()
 
     def ask_all(
         self,
@@ -118,19 +117,20 @@ class EmbeddedEngine:
         tell: Callable[[int], None] = lambda done: None,
     ) -> list[tuple[str, Finish]]:
         results = [_Collected() for _ in conversations]
-        requests = [
-            self._request(version, conversation, sampling, result.add, "", time.monotonic())
-            for conversation, result in zip(conversations, results, strict=True)
-        ]
-        self._submit(requests, later=True)
+        gone = threading.Event()
+        with self._kept(version):
+            requests = [
+                self._request(version, conversation, sampling, result.add, "", gone)
+                for conversation, result in zip(conversations, results, strict=True)
+            ]
+            self._submit(requests, later=True)
         answers: list[tuple[str, Finish]] = []
         try:
             for result in results:
                 answers.append(result.wait())
                 tell(len(answers))
         finally:
-            for request in requests:
-                request.cancelled = True
+            gone.set()
         return answers
 
     def ensure(self, version: str) -> None:
@@ -206,40 +206,56 @@ class EmbeddedEngine:
                 self._model = model
             return self._model
 
+    @contextmanager
+    def _kept(self, version: str) -> Iterator[None]:
+        """While its requests are on their way to the queue, a version is not forgotten."""
+        with self._wake:
+            self._preparing[version] += 1
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._preparing[version] -= 1
+                self._wake.notify()
+
+    def _take_in(
+        self,
+        version: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        emit: Emit,
+        user: str,
+        gone: threading.Event,
+    ) -> None:
+        with self._kept(version):
+            self._submit([self._request(version, messages, sampling, emit, user, gone)])
+
     def _request(
         self,
         version: str,
         messages: Sequence[Message],
         sampling: Sampling,
-        emit: Callable[[Piece | Exception], None],
+        emit: Emit,
         user: str,
-        arrived: float,
+        gone: threading.Event,
     ) -> _Request:
-        """Load the version, tokenize the conversation. Raises EngineError and BadVersion.
-
-        To be given to `_submit`; until then the version is not forgotten.
-        """
-        with self._wake:
-            self._preparing[version] += 1
+        """Load the version, tokenize the conversation. Raises EngineError and BadVersion."""
+        arrived = time.monotonic()
         try:
             self.ensure(version)
             assert self._tokenizer is not None
             context = self._loaded_model().writer.context
             prompt = self._tokenizer.encode(messages, context, sampling.max_tokens)
+        except (EngineError, BadVersion):
+            raise
         except Exception as problem:
-            with self._wake:
-                self._preparing[version] -= 1
-            if isinstance(problem, EngineError | BadVersion):
-                raise
             log.exception("a request could not be prepared")
             raise failed(problem) from problem
         row = Row(version, prompt, sampling, min(sampling.max_tokens, context - len(prompt)))
-        return _Request(user, row, self._tokenizer.new_text(), emit, arrived)
+        return _Request(user, row, self._tokenizer.new_text(), emit, arrived, gone)
 
     def _submit(self, requests: Sequence[_Request], *, later: bool = False) -> None:
         with self._wake:
-            for request in requests:
-                self._preparing[request.row.version] -= 1
             if self._stopping:
                 raise EngineError(CLOSING)
             if not later:

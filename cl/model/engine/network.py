@@ -135,8 +135,8 @@ def read(model: Any, ops: TorchOps, *, context: int) -> Network:
         network = Network(model, ops, context=context)
         # transformers itself, in bf16 and in float32, is up to 0.08 apart on such tokens.
         _refuse_disagreement(model, network, 1e-3 if model.dtype == torch.float32 else 0.25)
-    except (AttributeError, LookupError, RuntimeError, TypeError) as problem:
-        if isinstance(problem, BadVersion):
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as problem:
+        if isinstance(problem, BadVersion | NotLlamaLike):
             raise
         raise NotLlamaLike(f"it is put together differently ({problem})") from None
     return network
