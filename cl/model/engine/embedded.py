@@ -227,6 +227,8 @@ class EmbeddedEngine:
         user: str,
         gone: threading.Event,
     ) -> None:
+        if gone.is_set():  # left while this waited for a thread: loads nothing any more
+            return
         with self._kept(version):
             self._submit([self._request(version, messages, sampling, emit, user, gone)])
 
