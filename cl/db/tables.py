@@ -13,6 +13,7 @@ from peewee import (
     SQL,
     AutoField,
     BigIntegerField,
+    BlobField,
     BooleanField,
     CharField,
     FloatField,
@@ -79,6 +80,7 @@ class Conversation(Table):
     user = CharField(max_length=64)
     title = CharField(max_length=80)
     external_id = CharField(null=True, unique=True, max_length=64)  # where it was imported from
+    learn = BooleanField(default=True)  # False: the person asked not to learn from this chat
     created_at: Any = UtcField()
     updated_at: Any = UtcField()
 
@@ -108,6 +110,7 @@ class Interaction(Table):
     prompt_tokens = IntegerField(null=True)
     answer_tokens = IntegerField(null=True)
     finish_reason = CharField(null=True, max_length=16)
+    regenerates = IntegerField(null=True)  # the interaction whose answer this one was to replace
 
     class Meta:
         indexes = ((("version", "id"), False),)
@@ -127,6 +130,59 @@ class Feedback(Table):
     updated_at: Any = UtcField()
 
 
+class Scorer(Table):
+    """One trained discriminator; its files lie under `scorers/` in the data folder."""
+
+    id = AutoField()
+    name = CharField(unique=True, max_length=32)
+    stage = CharField(max_length=16)
+    may_select = BooleanField()  # whether it is good enough to decide what is learned
+    report: Any = _PlainJson()
+    sha256 = CharField(max_length=64)
+    created_at: Any = UtcField()
+
+
+class Reading(Table):
+    """What the frozen base model makes of a rated answer: what scorers are trained on."""
+
+    interaction = ForeignKeyField(Interaction, primary_key=True, on_delete="CASCADE")
+    reader = CharField(max_length=64)
+    vector = BlobField()  # float16
+
+
+class Review(Table):
+    """An admin's decision on an example, remembered by its content."""
+
+    id = AutoField()
+    key = CharField(unique=True, max_length=64)  # of conversation, prompt and answer
+    decision = CharField(max_length=16)  # keep, exclude, edit
+    prompt = TextField(default="")  # what it was edited to
+    answer = TextField(default="")
+    interaction_id = IntegerField(null=True, index=True)  # where it was seen
+    user = CharField(max_length=64)  # whose interaction that was
+    actor = CharField(max_length=64)
+    reason = TextField(default="")
+    at: Any = UtcField()
+
+
+class HeldOut(Table):
+    """Conversations that were validated on once, and are never trained on."""
+
+    conversation = ForeignKeyField(Conversation, primary_key=True, on_delete="CASCADE")
+
+
+class Erasure(Table):
+    """A person's texts were removed; what had been made of them, and whether that is gone, too."""
+
+    id = AutoField()
+    at: Any = UtcField()
+    actor = CharField(max_length=64)
+    interactions = IntegerField()
+    runs: Any = _PlainJson(default=list)  # training runs whose data sets held texts of the person
+    versions: Any = _PlainJson(default=list)  # and the versions that came of them
+    rebuilt_by = IntegerField(null=True)  # the first training run without them
+
+
 class Version(Table):
     id = AutoField()
     name = CharField(unique=True, max_length=64)
@@ -136,6 +192,7 @@ class Version(Table):
     sha256 = CharField(max_length=64)  # of its manifest
     val_loss = FloatField(null=True)
     parent_val_loss = FloatField(null=True)
+    tainted = BooleanField(default=False)  # learned from texts that were erased since
     created_at: Any = UtcField()
     champion_since: Any = UtcField(null=True)  # last time it entered service
     retired_at: Any = UtcField(null=True)
@@ -221,6 +278,11 @@ def _only_one(table: type[Table], name: str, column: Any, condition: str) -> Non
 
 _OPEN = SQL("(ended_at IS NULL)")  # PostgreSQL wants brackets around an expression
 
+Interaction.add_index(
+    Interaction.index(
+        Interaction.id, where=SQL("quality IS NULL AND status = 'complete'"), name="unscored"
+    )
+)
 _only_one(Version, "one_champion", Version.stage, "stage = 'champion'")
 _only_one(Version, "one_challenger", Version.stage, "stage = 'challenger'")
 _only_one(Experiment, "one_experiment", _OPEN, "ended_at IS NULL")
@@ -232,6 +294,11 @@ TABLES: tuple[type[Table], ...] = (
     Conversation,
     Interaction,
     Feedback,
+    Scorer,
+    Reading,
+    Review,
+    HeldOut,
+    Erasure,
     Version,
     Experiment,
     Check,
