@@ -283,6 +283,11 @@ Interaction.add_index(
         Interaction.id, where=SQL("quality IS NULL AND status = 'complete'"), name="unscored"
     )
 )
+Interaction.add_index(
+    Interaction.index(
+        Interaction.regenerates, where=SQL("regenerates IS NOT NULL"), name="regenerated"
+    )
+)
 _only_one(Version, "one_champion", Version.stage, "stage = 'champion'")
 _only_one(Version, "one_challenger", Version.stage, "stage = 'challenger'")
 _only_one(Experiment, "one_experiment", _OPEN, "ended_at IS NULL")

@@ -94,10 +94,15 @@ def up(migrator, db):
         'CREATE INDEX IF NOT EXISTS "unscored" ON "interaction" ("id") '
         "WHERE quality IS NULL AND status = 'complete'"
     )
+    db.execute_sql(
+        'CREATE INDEX IF NOT EXISTS "regenerated" ON "interaction" ("regenerates") '
+        "WHERE regenerates IS NOT NULL"
+    )
 
 
 def down(migrator, db):
     db.execute_sql('DROP INDEX "unscored"')
+    db.execute_sql('DROP INDEX "regenerated"')
     for table in ("erasure", "held_out", "review", "reading", "scorer"):
         migrator.migrate(migrator.drop_table(table))
     migrator.migrate(

@@ -1,0 +1,69 @@
+"""What can be learned from one interaction, and the keys it is known by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from cl.records import Message, Status
+from cl.rules.text import content_key
+
+MAX_TURNS = 8  # of the conversation before a prompt; older ones are left out
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One complete turn of a conversation."""
+
+    id: int
+    prompt: str
+    answer: str
+    regenerates: int | None = None  # the turn whose answer this one was to replace
+
+
+def turns_before(turns: Sequence[Turn], id_: int, regenerates: int | None) -> list[Turn]:
+    """What a turn has before it: without answers that were regenerated, at most MAX_TURNS."""
+    earlier = [turn for turn in turns if turn.id < id_]
+    replaced = {turn.regenerates for turn in earlier} | {regenerates}
+    return [turn for turn in earlier if turn.id not in replaced][-MAX_TURNS:]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A rated interaction: a conversation, and the answer it should get, or should not get."""
+
+    interaction_id: int
+    conversation_id: int
+    user: str
+    prompt: str
+    answer: str  # the correction where there is one
+    version: str  # the one that answered
+    thumb: int = 1
+    rejected: str | None = None  # the answer that was corrected
+    status: Status = Status.COMPLETE
+    quality: float | None = None
+    scorer: str | None = None
+    finish_reason: str | None = "stop"
+    learn: bool = True  # False: the person asked not to learn from this chat
+    context: tuple[Message, ...] = ()  # the turns before the prompt
+
+    @property
+    def is_correction(self) -> bool:
+        return self.rejected is not None
+
+    @property
+    def source(self) -> str:
+        return "correction" if self.is_correction else "thumb"
+
+    @property
+    def whole_prompt(self) -> str:
+        return "\n".join((*(m["content"] for m in self.context), self.prompt))
+
+    @cached_property
+    def prompt_key(self) -> str:
+        """The same for the same question after the same turns."""
+        return content_key(*(m["content"] for m in self.context), self.prompt)
+
+    @cached_property
+    def key(self) -> str:
+        """The same for the same turns, question and answer: what reviews are remembered by."""
+        return content_key(*(m["content"] for m in self.context), self.prompt, self.answer)
