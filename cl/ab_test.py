@@ -6,19 +6,20 @@ challenger or running experiment.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from peewee import Database, IntegrityError
 
-from cl.db import audit
+from cl.db import audit, erasures
+from cl.db.scorers import newest_scorer
 from cl.db.tables import Check, Experiment, Feedback
 from cl.db.tables import Interaction as Row
 from cl.db.tables import Version as VersionRow
 from cl.records import BASE, Arm, Comparison, Route, Stage, State, Status, Version
-from cl.rules import comparison, quality
+from cl.rules import comparison
 from cl.rules.assignment import sees_challenger
 from cl.rules.deployment import state_of
 from cl.settings import ExperimentLimits
@@ -110,6 +111,7 @@ class ABTestManager:
                     "sha256": sha256,
                     "val_loss": val_loss,
                     "parent_val_loss": parent_val_loss,
+                    "tainted": erasures.is_erased_from(run_id),
                     "created_at": self._now(),
                 },
             )
@@ -118,7 +120,9 @@ class ABTestManager:
     def deploy_challenger(self, name: str, *, actor: str = "loop", reason: str = "") -> State:
         """Put a version into traffic: as champion if there is none, else under test.
 
-        Raises LookupError for an unknown name and Refused while another test is running.
+        A champion that learned from erased texts is replaced without a test: it has to go.
+        Raises LookupError for an unknown name, and Refused while another test is running or for a
+        version that learned from erased texts itself.
         """
         now = self._now()
         try:
@@ -128,8 +132,12 @@ class ABTestManager:
                     raise LookupError(f"There is no version {name}.")
                 if version.stage not in (Stage.CANDIDATE, Stage.RETIRED):
                     raise Refused(f"{name} is in traffic already, as {version.stage}.")
+                if version.tainted:
+                    raise Refused(f"{name} learned from texts that were erased; it stays out.")
                 champion = self.champion()
-                if champion is None:
+                if champion and champion.tainted:
+                    self._replace(champion.name, version, actor, reason)
+                elif champion is None:
                     self._move(name, version.stage, Stage.CHAMPION, champion_since=now)
                     audit.record(now, actor, "deploy", name, reason or "the first champion")
                 else:
@@ -139,7 +147,7 @@ class ABTestManager:
                         challenger=name,
                         share=self._limits.challenger_share,
                         limits=asdict(self._limits),
-                        scorer=quality.SCORER,
+                        scorer=newest_scorer(),
                         started_at=now,
                     )
                     audit.record(
@@ -173,18 +181,46 @@ class ABTestManager:
             audit.record(now, actor, "retire", experiment.challenger, reason)
         return str(experiment.challenger)
 
+    def taint(self, names: Collection[str], reason: str) -> None:
+        """Mark versions that learned from erased texts: none of them comes into traffic again.
+
+        A challenger among them is retired at once; a champion serves until it is replaced.
+        """
+        now = self._now()
+        with self._db.atomic():
+            VersionRow.update(tainted=True).where(VersionRow.name.in_(names)).execute()
+            experiment, champion = self._experiment(), self.champion()
+            if experiment and experiment.challenger in names:
+                challenger = experiment.challenger
+                self._move(challenger, Stage.CHALLENGER, Stage.RETIRED, retired_at=now)
+                self._end(experiment, "aborted", reason, now)
+                audit.record(now, "loop", "retire", challenger, reason)
+            if champion and champion.name in names:
+                text = f"{reason}; it answers until the next training has replaced it"
+                audit.record(now, "loop", "alert", champion.name, text)
+
     def rollback_target(self) -> str | None:
-        """What a roll-back would put in service: the champion before, or the base model."""
-        champion = self.champion()
-        if champion is None:
+        """What a roll-back would put in service: the champion before, or the base model.
+
+        Champions that learned from erased texts are passed over.
+        """
+        row = VersionRow.get_or_none(VersionRow.stage == Stage.CHAMPION)
+        if row is None:
             return None
-        # Not "the one with the date before": clocks are set back.
-        promotion = Experiment.get_or_none(
-            (Experiment.challenger == champion.name)
-            & (Experiment.outcome == "promoted")
-            & (Experiment.ended_at == champion.champion_since)
-        )
-        return str(promotion.champion) if promotion else BASE
+        seen = {row.name}
+        while True:
+            # Not "the one with the date before": clocks are set back.
+            promotion = Experiment.get_or_none(
+                (Experiment.challenger == row.name)
+                & (Experiment.outcome == "promoted")
+                & (Experiment.ended_at == row.champion_since)
+            )
+            if promotion is None or promotion.champion in seen:
+                return BASE
+            row = VersionRow.get(VersionRow.name == promotion.champion)
+            if not row.tainted:
+                return str(row.name)
+            seen.add(row.name)
 
     def rollback(self, *, actor: str, reason: str, expected: str | None = None) -> str:
         """Put the champion before back in service. Returns its name, `base` if there was none.
@@ -266,6 +302,15 @@ class ABTestManager:
             )
         return experiment
 
+    def _replace(self, champion: str, version: Any, actor: str, reason: str) -> None:
+        if running := self._experiment():
+            raise Refused(f"{running.challenger} is being tested already.")
+        now = self._now()
+        self._move(champion, Stage.CHAMPION, Stage.RETIRED, retired_at=now)
+        self._move(version.name, version.stage, Stage.CHAMPION, champion_since=now)
+        why = f"in place of {champion}, which learned from texts that were erased"
+        audit.record(now, actor, "deploy", version.name, f"{reason}; {why}" if reason else why)
+
     def _move(self, name: str, seen: str, to: Stage, **dates: datetime) -> None:
         """Compare-and-set of one version's stage."""
         row = (VersionRow.name == name) & (VersionRow.stage == seen)
@@ -315,4 +360,5 @@ def _version(row: Any) -> Version:
         champion_since=row.champion_since,
         val_loss=row.val_loss,
         parent_val_loss=row.parent_val_loss,
+        tainted=row.tainted,
     )

@@ -88,6 +88,19 @@ class Accounts:
         """A person who is not active cannot sign in; running sessions end at once."""
         self._change(name, actor, "activate" if active else "deactivate", not active, active=active)
 
+    def remove(self, name: str) -> None:
+        """The account and its sessions, if there is one. Raises ValueError for the last admin."""
+        with self._db.atomic():
+            self.refuse_last_admin(name)
+            Row.delete().where(Row.name == name).execute()
+
+    def refuse_last_admin(self, name: str) -> None:
+        """Raises ValueError when without this person there would be no admin."""
+        others = Row.select().where(Row.role == Role.ADMIN, Row.active, Row.name != name)
+        is_admin = Row.select().where(Row.role == Role.ADMIN, Row.name == name).exists()
+        if is_admin and not others.exists():
+            raise ValueError(f"{name} is the last admin.")
+
     def find(self, name: str | None) -> User | None:
         """The account of this name as it is now; None for visitors and strangers."""
         row = Row.get_or_none(Row.name == name) if name else None
@@ -180,9 +193,8 @@ class Accounts:
     ) -> None:
         with self._db.atomic():
             user = self._require(name)
-            others = Row.select().where(Row.role == Role.ADMIN, Row.active, Row.id != user.id)
-            if removes_admin and user.role == Role.ADMIN and not others.exists():
-                raise ValueError(f"{name} is the last admin.")
+            if removes_admin:
+                self.refuse_last_admin(name)
             Row.update(**values).where(Row.id == user.id).execute()
             if removes_admin:
                 Session.delete().where(Session.user == user.id).execute()

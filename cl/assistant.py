@@ -13,6 +13,7 @@ from peewee import PeeweeException
 
 from cl.ab_test import ABTestManager
 from cl.records import Arm, Finish, Message, Outcome, Piece, Route, Sampling, Status
+from cl.rules.examples import Turn, turns_before
 from cl.rules.text import clean
 from cl.settings import ChatOptions
 from cl.usage_logger import UsageLogger, as_messages
@@ -48,10 +49,16 @@ class Assistant:
         self.lost_rows = 0  # answers given that could not be logged; shown to the admin
 
     def begin(
-        self, user: str, text: str, conversation_id: int | None, request_id: str | None = None
+        self,
+        user: str,
+        text: str,
+        conversation_id: int | None,
+        request_id: str | None = None,
+        regenerates: int | None = None,
     ) -> tuple[int, int]:
         """Take a message in: check it, open the conversation, route it, write its row.
 
+        `regenerates` is the interaction whose answer this one is to replace; both stay in the log.
         Returns (conversation id, interaction id). Raises Unanswerable for an empty or too long
         message and LookupError for a conversation that is not one's own.
         """
@@ -68,7 +75,10 @@ class Assistant:
             else:
                 self.give_up(user, conversation_id)
             route = self._ab_test.route_request(conversation_id)
-            return conversation_id, self._logger.log(user, conversation_id, text, route, request_id)
+            interaction_id = self._logger.log(
+                user, conversation_id, text, route, request_id, regenerates
+            )
+            return conversation_id, interaction_id
 
     async def answer(
         self, user: str, conversation_id: int, interaction_id: int
@@ -114,22 +124,24 @@ class Assistant:
 
         Raises LookupError for a conversation that is not one's own.
         """
-        for turn in self._logger.history(user, conversation_id):
-            if turn.status is Status.STARTED and turn.id not in self._writing:
+        for turn in self._logger.turns(user, conversation_id):
+            if turn.status == Status.STARTED and turn.id not in self._writing:
                 self._close(turn.id, Outcome(Status.CANCELLED, "", 0.0))
 
     def _look_up(
         self, user: str, conversation_id: int, interaction_id: int
     ) -> tuple[Route, list[Message]]:
-        turns = {row.id: row for row in self._logger.history(user, conversation_id)}
+        turns = {row.id: row for row in self._logger.turns(user, conversation_id)}
         row = turns.get(interaction_id)
-        if row is None or row.status is not Status.STARTED or interaction_id in self._writing:
+        if row is None or row.status != Status.STARTED or interaction_id in self._writing:
             raise LookupError(f"There is no message {interaction_id} waiting for an answer.")
-        messages = as_messages(
-            (turn.prompt, turn.answer)
+        said = (
+            Turn(turn.id, turn.prompt, turn.answer, turn.regenerates)
             for turn in turns.values()
-            if turn.status is Status.COMPLETE and turn.id < interaction_id
+            if turn.status == Status.COMPLETE
         )
+        earlier = turns_before(said, interaction_id, row.regenerates)
+        messages = as_messages((turn.prompt, turn.answer) for turn in earlier)
         if self._options.system_prompt:
             messages.insert(0, Message(role="system", content=self._options.system_prompt))
         messages.append(Message(role="user", content=row.prompt))
@@ -149,6 +161,8 @@ class Assistant:
         # A person who got an answer keeps it, whether or not it could be logged.
         try:
             self._logger.finish(interaction_id, outcome)
+        except LookupError:
+            log.info("interaction %d was erased while it was answered", interaction_id)
         except PeeweeException:
             self.lost_rows += 1
             log.exception("an answer could not be logged")

@@ -1,4 +1,4 @@
-"""Backups: the database and the published versions in one folder, taken while the app runs."""
+"""Backups: the database, the published versions and the scorers in one folder, taken while the app runs."""
 
 import shutil
 import sqlite3
@@ -14,7 +14,7 @@ class BackupProblem(ValueError):
 
 
 def backup(settings: Settings, now: datetime, folder: Path | None = None) -> Path:
-    """Copy usage.db and models/v* into a new folder, by default under backups/. Returns it."""
+    """Copy usage.db, models/v* and scorers/ into a new folder, by default under backups/. Returns it."""
     _refuse_postgres(settings)
     source = settings.data_dir / "usage.db"
     if not source.is_file():
@@ -30,8 +30,8 @@ def backup(settings: Settings, now: datetime, folder: Path | None = None) -> Pat
         finally:
             original.close()
             copy.close()
-        for version in sorted((settings.data_dir / "models").glob("v*")):
-            shutil.copytree(version, aside / "models" / version.name)
+        for path in _published(settings.data_dir):
+            shutil.copytree(path, aside / path.relative_to(settings.data_dir))
     return target
 
 
@@ -44,19 +44,23 @@ def restore(settings: Settings, folder: Path, now: datetime) -> Path | None:
     _refuse_damage(saved)
     data = settings.data_dir
     aside = data / "backups" / now.strftime("before-restore-%Y%m%d-%H%M%S")
-    moved = [*data.glob("usage.db*"), *sorted((data / "models").glob("v*"))]
+    moved = [*data.glob("usage.db*"), *_published(data)]
     for path in moved:
         to = aside / path.relative_to(data)
         to.parent.mkdir(parents=True, exist_ok=True)
         path.rename(to)
-    (data / "models").mkdir(parents=True, exist_ok=True)
-    for version in sorted((folder / "models").glob("v*")):
-        with files.new_folder(data / "models" / version.name) as new:
-            shutil.copytree(version, new, dirs_exist_ok=True)
+    for path in _published(folder):
+        with files.new_folder(data / path.relative_to(folder)) as new:
+            shutil.copytree(path, new, dirs_exist_ok=True)
     partial = data / f"{files.TEMPORARY}usage.db"
     shutil.copyfile(saved, partial)
     partial.rename(data / "usage.db")
     return aside if moved else None
+
+
+def _published(data: Path) -> list[Path]:
+    """The folders beside the database that cannot be made again from it."""
+    return sorted([*(data / "models").glob("v*"), *(data / "scorers").glob("scorer-*")])
 
 
 def _refuse_postgres(settings: Settings) -> None:

@@ -12,26 +12,33 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
 TEMPORARY = ".tmp-"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content, all or nothing."""
+@contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+    """A text file to write; it replaces the one of that name when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
         _sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content, all or nothing."""
+    with writing(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -20,15 +21,20 @@ from cl.ab_test import ABTestManager
 from cl.accounts import Accounts
 from cl.assistant import Assistant
 from cl.db.database import open_database
+from cl.forgetting import Forgetting
 from cl.loop import ContinuousLearningLoop, Parts, Trainer
 from cl.model.base_model import BaseModel, Say, prepare
 from cl.model.engine.contract import Engine, EngineError
 from cl.model.engine.embedded import EmbeddedEngine
 from cl.model.engine.remote import RemoteEngine
+from cl.model.reader import Reader
 from cl.model.rehearsal import RehearsalBuffer
 from cl.model.training_job import TrainingJob
 from cl.model.versions import VersionStore
 from cl.retrain_trigger import RetrainTrigger
+from cl.reviewing import Reviews
+from cl.scoring import Reader as TextReader
+from cl.scoring import Scoring
 from cl.settings import ServingOptions, Settings
 from cl.training_data import TrainingDataGenerator
 from cl.usage_logger import UsageLogger
@@ -52,6 +58,9 @@ class Books:
     logger: UsageLogger
     trigger: RetrainTrigger
     ab_test: ABTestManager
+    forgetting: Forgetting
+    reviews: Reviews
+    scoring: Scoring
 
     def __enter__(self) -> Self:
         return self
@@ -81,8 +90,9 @@ class House:
     worker: Worker
 
     def close(self) -> None:
-        """Stop the background thread, then the engine, then the database."""
+        """Stop the background threads, then the engine, then the database."""
         self.worker.stop()
+        self.books.scoring.stop()
         self.engine.close()
         self.books.database.close()
 
@@ -91,17 +101,38 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_books(settings: Settings, clock: Clock = utc_now) -> Books:
+def open_books(
+    settings: Settings, clock: Clock = utc_now, reader: Callable[[], TextReader] | None = None
+) -> Books:
+    """`reader` opens what scorers read answers with; by default the base model."""
     database = open_database(settings.data_dir, settings.database_url)
+    logger = UsageLogger(database, clock)
+    accounts = Accounts(database, clock)
+    ab_test = ABTestManager(database, settings.experiment, clock)
     return Books(
         settings=settings,
         clock=clock,
         database=database,
-        accounts=Accounts(database, clock),
-        logger=UsageLogger(database, clock),
+        accounts=accounts,
+        logger=logger,
         trigger=RetrainTrigger(settings.trigger, clock),
-        ab_test=ABTestManager(database, settings.experiment, clock),
+        ab_test=ab_test,
+        forgetting=Forgetting(
+            database, accounts, ab_test, clock, settings.data_dir, settings.retention_days
+        ),
+        reviews=Reviews(database, clock),
+        scoring=Scoring(
+            logger,
+            settings.data_dir / "scorers",
+            reader or partial(_open_reader, settings),
+            clock,
+            settings.data.seed,
+        ),
     )
+
+
+def _open_reader(settings: Settings) -> Reader:
+    return Reader(prepare(settings.model, settings.data_dir / "models"))
 
 
 def open_house(books: Books, say: Say = lambda text, share: None) -> House:
@@ -127,14 +158,21 @@ def build_house(books: Books, engine: Engine, trainer: Trainer, versions: Versio
     settings = books.settings
     rehearsal = RehearsalBuffer(engine, settings.data_dir, versions.base_sha256)
     data = TrainingDataGenerator(
-        books.logger, rehearsal, settings.data, settings.chat.system_prompt
+        books.logger,
+        rehearsal,
+        books.scoring,
+        books.reviews,
+        settings.data,
+        settings.chat.system_prompt,
     )
     parts = Parts(
         database=books.database,
         logger=books.logger,
+        scoring=books.scoring,
         data=data,
         trigger=books.trigger,
         ab_test=books.ab_test,
+        forgetting=books.forgetting,
         trainer=trainer,
         engine=engine,
         versions=versions,
@@ -174,6 +212,7 @@ def sweep_up(books: Books) -> None:
     """After a crash: half-written files go, and answers nobody writes any more say so."""
     files.sweep(books.settings.data_dir)
     books.logger.interrupt_unfinished()
+    books.forgetting.write_anew_if_due()
 
 
 def load_ahead(house: House) -> None:

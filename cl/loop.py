@@ -24,10 +24,11 @@ from typing import Any, Protocol
 import psutil
 from peewee import Database, IntegrityError
 
-from cl import files
+from cl import files, lineage
 from cl.ab_test import ABTestManager, Refused
-from cl.db import audit
+from cl.db import audit, erasures
 from cl.db.tables import Due, Iteration, TrainingRun
+from cl.forgetting import BeingErased, Forgetting
 from cl.model.engine.contract import SERVING_FILE, EngineError
 from cl.model.rehearsal import Answers
 from cl.model.training_job import Progress, TrainingCancelled, TrainingFailed
@@ -45,6 +46,7 @@ from cl.records import (
 )
 from cl.retrain_trigger import RetrainTrigger
 from cl.rules import gating
+from cl.scoring import Scoring
 from cl.settings import GateLimits
 from cl.training_data import TrainingDataGenerator
 from cl.usage_logger import UsageLogger
@@ -82,9 +84,11 @@ class Parts:
 
     database: Database
     logger: UsageLogger
+    scoring: Scoring
     data: TrainingDataGenerator
     trigger: RetrainTrigger
     ab_test: ABTestManager
+    forgetting: Forgetting
     trainer: Trainer
     engine: Serving
     versions: VersionStore
@@ -167,6 +171,12 @@ class ContinuousLearningLoop:
         is_due = (Due.last_at <= now - every) | (Due.last_at > now)
         return bool(Due.update(last_at=now).where((Due.name == name) & is_due).execute())
 
+    def forget_what_is_due(self) -> None:
+        """Finish erasures that were broken off; once a day, delete what is too old."""
+        self._p.forgetting.finish_broken_off()
+        if self.claim_due("retention", timedelta(days=1)):
+            self._p.forgetting.expire()
+
     def reconcile(self) -> None:
         """Have the engine hold what the database wants: base, champion, challenger and the way back."""
         champion, challenger = self._p.ab_test.champion(), self._p.ab_test.challenger()
@@ -197,7 +207,7 @@ class ContinuousLearningLoop:
         try:
             run = TrainingRun.create(
                 trigger=wanted.trigger,
-                reason=wanted.reason,
+                reason="; ".join([wanted.reason, *_rebuild()]),
                 status=RunStatus.REQUESTED,
                 requested_by=actor,
                 last_interaction=self._p.logger.last_id(),
@@ -243,8 +253,22 @@ class ContinuousLearningLoop:
             return self._close(run, RunStatus.FAILED, Step.FAILED, f"The disk said no: {problem}.")
 
     def _generate(self, run: Any) -> IterationReport:
-        made = self._p.data.generate(self._folder(run) / "data", run.last_interaction, self._tell)
-        self._store(run, data=asdict(made))
+        folder = self._folder(run) / "data"
+
+        def tell(text: str) -> None:
+            if not self._is_ours(run, text):
+                raise TrainingCancelled("The training was cancelled.")
+
+        try:
+            with self._p.forgetting.at_rest():
+                self._p.scoring.retrain(tell)
+                made = self._p.data.generate(folder, run.last_interaction, tell)
+                for rebuild in _rebuild():
+                    lineage.note(folder, rebuild=rebuild)
+                self._store(run, data=asdict(made))
+        except BeingErased as problem:
+            self._move(run, RunStatus.REQUESTED)
+            return IterationReport(Step.WAITED, str(problem), {"run": run.id})
         counts = {
             "train": made.train,
             "val": made.val,
@@ -256,11 +280,15 @@ class ContinuousLearningLoop:
             return self._close(run, RunStatus.NOT_ENOUGH_DATA, Step.NOT_ENOUGH_DATA, text)
         self._move(run, RunStatus.GENERATED, version=self._p.ab_test.next_name())
         text = f"{made.train} examples to train on and {made.val} to validate, {made.corrections} of them corrections."
+        text = " ".join([text, *(f"A {rebuild}." for rebuild in _rebuild())])
         return IterationReport(Step.GENERATED, text, {"run": run.id, **counts})
 
     def _train(self, run: Any) -> IterationReport:
         champion = self._p.ab_test.champion()
-        parent = champion.name if champion else BASE
+        # A champion that has to go is nothing to beat: what would follow without a rebuild is.
+        goes = champion is not None and champion.tainted
+        parent = self._p.ab_test.rollback_target() if goes else champion and champion.name
+        parent = parent or BASE
         folder = self._folder(run)
         result = self._p.trainer.train(
             folder / "data", folder, parent, lambda p: self._beat(run, p)
@@ -321,6 +349,7 @@ class ContinuousLearningLoop:
             if not answer.strip():
                 text = f"{name} gave an empty answer to a simple question; {run.version} stays out."
                 return self._close(run, RunStatus.REJECTED, Step.REJECTED, text)
+        rebuild = _rebuild()
         in_traffic = next((v for v in self._p.ab_test.versions() if v.name == run.version), None)
         if in_traffic is None or in_traffic.stage not in ("champion", "challenger"):
             self._p.ab_test.deploy_challenger(
@@ -328,9 +357,9 @@ class ContinuousLearningLoop:
             )
         challenger = self._p.ab_test.challenger()
         role = "challenger" if challenger and challenger.name == run.version else "champion"
-        return self._close(
-            run, RunStatus.DEPLOYED, Step.DEPLOYED, f"{run.version} is in traffic as {role}."
-        )
+        erasures.settle(run.id)
+        text = f"{'; '.join([f'{run.version} is in traffic as {role}', *rebuild])}."
+        return self._close(run, RunStatus.DEPLOYED, Step.DEPLOYED, text)
 
     def _judge(self) -> IterationReport:
         seen = self._p.ab_test.auto_promote()
@@ -363,7 +392,11 @@ class ContinuousLearningLoop:
 
     def _beat(self, run: Any, progress: Progress) -> bool:
         """Sign of life while the trainer works; false when the run was cancelled or taken away."""
-        self._tell(describe(progress))
+        return self._is_ours(run, describe(progress))
+
+    def _is_ours(self, run: Any, doing: str) -> bool:
+        """Tell what a long step is at, and that its owner lives; false when it should stop."""
+        self._tell(doing)
         mine = (TrainingRun.id == run.id) & (TrainingRun.owner == self._me)
         alive = TrainingRun.update(heartbeat_at=self._now()).where(mine).execute() == 1
         return alive and not bool(TrainingRun.get_by_id(run.id).cancel)
@@ -416,6 +449,12 @@ def describe(progress: Progress) -> str:
         return progress.stage
     left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
     return f"{progress.stage}: step {progress.step} of {progress.steps}{left}"
+
+
+def _rebuild() -> list[str]:
+    """What a training is besides, in words: a rebuild, while a version in traffic must go."""
+    waiting = erasures.waiting()
+    return [waiting.rebuild] if waiting.erasures else []
 
 
 def _open_run() -> Any:

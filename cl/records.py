@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypedDict
 
+NOBODY = "imported"  # the user of imported histories that name none
 BASE = "base"  # the name of the untouched base model wherever a version is named
 
 
@@ -71,6 +72,14 @@ class RunStatus(StrEnum):
 
 
 OPEN_RUN = (RunStatus.REQUESTED, RunStatus.GENERATED, RunStatus.TRAINED, RunStatus.PUBLISHED)
+
+
+class Decision(StrEnum):
+    """What a reviewer made of an example."""
+
+    KEEP = "keep"
+    EXCLUDE = "exclude"
+    EDIT = "edit"
 
 
 class Step(StrEnum):
@@ -190,10 +199,25 @@ class Interaction:
 
 
 @dataclass(frozen=True)
+class Reviewed:
+    """A decision on an example, remembered by its content; an edit says what it was changed to."""
+
+    key: str
+    decision: Decision
+    prompt: str
+    answer: str
+    actor: str
+    reason: str
+    at: datetime
+    interaction_id: int | None = None
+
+
+@dataclass(frozen=True)
 class Conversation:
     id: int
     title: str
     updated_at: datetime
+    learn: bool = True  # False: the person asked not to learn from this chat
 
 
 @dataclass(frozen=True)
@@ -208,6 +232,7 @@ class Version:
     champion_since: datetime | None = None
     val_loss: float | None = None
     parent_val_loss: float | None = None
+    tainted: bool = False  # learned from texts that were erased since
 
 
 @dataclass(frozen=True)
@@ -253,7 +278,9 @@ class DataSet:
     users: int
     funnel: tuple[FunnelStep, ...]
     sha256: str
-
+    votes: int = 0  # rated answers, liked and disliked, for a preference loss
+    pairs: int = 0  # a better and a worse answer to one prompt
+    scorer: str = ""  # the newest one, which looked at every example
     enough: bool = True
     reason: str = ""
 

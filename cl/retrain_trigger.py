@@ -4,10 +4,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from cl.db import erasures
+from cl.db.scorers import newest_scorer
 from cl.db.tables import Interaction as Row
 from cl.db.tables import TrainingRun, Version
 from cl.records import BASE, Stage, Status, TriggerResult
-from cl.rules import quality, triggering
+from cl.rules import triggering
 from cl.settings import TriggerLimits
 
 
@@ -38,13 +40,14 @@ class RetrainTrigger:
             baseline_quality=baseline,
             recent_quality=recent,
             recent_errors=self._errors(),
+            erasures=erasures.waiting().erasures,
         )
 
     def _qualities(self) -> tuple[float | None, float | None]:
         """Mean quality of the version in service: its first window, and its last one after that."""
         champion = Version.get_or_none(Version.stage == Stage.CHAMPION)
         scored: Any = Row.select(Row.id, Row.quality).where(
-            (Row.version == (champion.name if champion else BASE)) & (Row.scorer == quality.SCORER)
+            (Row.version == (champion.name if champion else BASE)) & (Row.scorer == newest_scorer())
         )
         first = list(scored.order_by(Row.id).limit(self._limits.window).tuples())
         if len(first) < self._limits.min_window:

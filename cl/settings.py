@@ -147,6 +147,15 @@ class DataLimits:
         50, "Fewer examples than this: no training, unless...", at_least(1), demo=8
     )
     min_corrections: int = knob(15, "...there are this many corrections", at_least(1), demo=4)
+    max_examples: int = knob(
+        5000, "Most examples in a set; of older ones a sample stays", at_least(10)
+    )
+    reservoir_share: float = knob(
+        0.25, "Share of a full set that is sampled from older examples", between(0, 0.9)
+    )
+    real_prompts: int = knob(
+        50, "Prompts without feedback that join the rehearsal texts", at_least(0)
+    )
     rephrasings: int = knob(1, "Extra wordings made of each corrected question", between(0, 3))
     val_share: float = knob(0.15, "Share of conversations kept for validation", between(0.01, 0.5))
     seed: int = knob(0, "Decides everything that is drawn", at_least(0))
@@ -209,6 +218,9 @@ class Settings:
     host: str = knob("127.0.0.1", "Address to listen on; 0.0.0.0: the whole network")
     port: int = knob(7860, "Port to listen on", between(1, 65535))
     check_minutes: float = knob(60.0, "Time between two looks at the loop", more_than(0), demo=0.25)
+    retention_days: int = knob(
+        0, "Interactions older than this are deleted; 0: kept for ever", at_least(0)
+    )
     space: str = knob("", "Hugging Face Space this runs on; a Space sets it by itself")
     chat: ChatOptions = field(default_factory=ChatOptions)
     serving: ServingOptions = field(default_factory=ServingOptions)

@@ -6,11 +6,12 @@ from typing import Any
 
 import psutil
 
-from cl.db import reports
+from cl.db import erasures, reports
 from cl.house import Books
 from cl.model.engine.contract import SERVING_FILE
 from cl.model.training_job import read_progress
 from cl.records import BASE, State
+from cl.rules.triggering import erasures_text
 
 
 def status_of(books: Books) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def status_of(books: Books) -> dict[str, Any]:
         "job": _job(books),
         "test": reports.last_check(),
         "versions": len(books.ab_test.versions()),
+        "erasures": erasures.waiting().erasures,
         "serving": _serving(books),
     }
     return {**found, "headline": _headline(found, books.settings.experiment.min_test_hours)}
@@ -102,6 +104,11 @@ def status_text(found: dict[str, Any]) -> str:
         f"engine        {serving_line(found['serving'])}",
         "",
     ]
+    if found["erasures"]:
+        lines[1:1] = [
+            f"{found['champion']} learned from texts that were erased; "
+            f"{erasures_text(found['erasures'])}."
+        ]
     lines += [gauge_line(gauge) for gauge in found["triggers"]["gauges"]]
     if found["job"]:
         lines += ["", f"training run  {found['job']['id']}: {found['job']['status']}"]

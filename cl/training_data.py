@@ -1,28 +1,63 @@
-"""TrainingDataGenerator: from the log to train.jsonl and val.jsonl.
+"""TrainingDataGenerator: from the log to a training set.
 
-Reads the log page by page, sends it through the funnel of `rules/filtering.py`, merges the
-rehearsal buffer, splits by conversation and writes the files. The same log, settings and seed give
-the same bytes. A line is {"messages": [...], "source": ...}, the answer last; sources are
-correction, thumb, rephrased and rehearsal. `version` tells which version wrote a liked answer.
+    train.jsonl, val.jsonl  {"messages": [...], "source": ...}, the answer last; sources are
+                            correction, thumb, rephrased and rehearsal
+    votes.jsonl             {"prompt": [...], "completion", "label"}: what was liked and disliked
+    pairs.jsonl             {"prompt": [...], "chosen", "rejected"}: a better and a worse answer
+    manifest.json           what it was made of: ids, hashes, counts, settings, scorer, seed
+
+Two passes over the rated interactions: the first one sends them through the funnel of
+`rules/filtering.py` and remembers a few numbers of each, the second one fetches the texts of those
+that came through and writes them. No more than one page of texts is in memory. The same log,
+decisions, scorer, settings and seed give the same bytes.
 """
 
 import hashlib
 import json
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TextIO
 
 from cl import files
-from cl.model.rehearsal import RehearsalBuffer, RehearsalRow
-from cl.records import DataSet, FunnelStep, Interaction, Message
+from cl.db import candidates
+from cl.db.tables import HeldOut
+from cl.model.rehearsal import RehearsalBuffer
+from cl.records import DataSet, Decision, FunnelStep, Message, Reviewed, Status
 from cl.rules import filtering, quality, splitting
-from cl.rules.filtering import Example
+from cl.rules.examples import Example
+from cl.rules.filtering import Candidate, Funnel, short_key
+from cl.rules.privacy import scrub
 from cl.settings import DataLimits
 from cl.usage_logger import UsageLogger
 
-TRAIN, VAL, MANIFEST = "train.jsonl", "val.jsonl", "manifest.json"
+TRAIN, VAL, VOTES, PAIRS = "train.jsonl", "val.jsonl", "votes.jsonl", "pairs.jsonl"
+MANIFEST = "manifest.json"
+_STEPS = ("quality", "feedback", "newest scorer", "review")
+_MOST_PROMPT = 500  # characters of a real question that is rehearsed
+_DRAWS = 20  # ids looked at for each real question wanted
+
+Tell = Callable[[str], None]
+
+
+class Scores(Protocol):
+    """What the generator needs of the scorers."""
+
+    def newest(self) -> str: ...
+
+    def may_select(self) -> Collection[str]: ...
+
+    def rescore(self, examples: Sequence[Example]) -> list[float | None]: ...
+
+
+class Decisions(Protocol):
+    """What the generator needs of the reviews."""
+
+    def decisions(self) -> Mapping[str, Reviewed]: ...
 
 
 class TrainingDataGenerator:
@@ -30,170 +65,428 @@ class TrainingDataGenerator:
         self,
         logger: UsageLogger,
         rehearsal: RehearsalBuffer,
+        scores: Scores,
+        reviews: Decisions,
         limits: DataLimits,
         system_prompt: str = "",
     ) -> None:
         self._logger = logger
         self._rehearsal = rehearsal
+        self._scores = scores
+        self._reviews = reviews
         self._limits = limits
         self._system = [Message(role="system", content=system_prompt)] if system_prompt else []
 
     def generate(
-        self,
-        folder: Path,
-        up_to_id: int | None = None,
-        tell: Callable[[str], None] = lambda text: None,
+        self, folder: Path, up_to_id: int | None = None, tell: Tell = lambda text: None
     ) -> DataSet:
         """Write the set into `folder`; says in `enough` and `reason` whether one may train on it."""
         up_to = self._logger.last_id() if up_to_id is None else up_to_id
         tell("reading the log")
-        examples, disliked, funnel = self._read(up_to)
-        kept, steps = filtering.narrow(examples, disliked, self._limits)
-        kept, cleaned = filtering.scrubbed(kept)
-        held_out = self._held_out(kept) | self._held_out(
-            e for e in kept if e.source == "correction"
-        )
-        val = [e for e in kept if e.conversation_id in held_out]
-        train = [e for e in kept if e.conversation_id not in held_out]
-        sizes = FunnelStep("training and validation", len(train) + len(val))
-        users = len({e.user for e in kept})
-        corrections = sum(e.source == "correction" for e in kept)
+        chosen = _Selection(self._scores, self._reviews.decisions(), self._limits, up_to, tell)
+        split = self._split(chosen)
+        kept = [c for c in chosen.kept if c.conversation_id not in split.out]
+        corrections = sum(c.is_correction for c in kept)
+        users = len({c.user for c in kept})
         reason = filtering.too_few(len(kept), corrections, users, self._limits)
-        if not reason and not (train and val):
+        held = sum(c.conversation_id in split.val for c in kept)
+        if not reason and held in (0, len(kept)):
             reason = "the examples come from one conversation; there is nothing to validate on"
-        # The buffer may have to be asked of the base model first: not for a set nobody trains on.
-        buffer = [] if reason else self._rehearsal.rows(_telling(tell))
-        lines = {TRAIN: self._lines(train, buffer, True), VAL: self._lines(val, buffer, False)}
-        return self._write(
-            folder,
-            lines,
-            DataSet(
-                folder=str(folder),
-                train=len(train),
-                val=len(val),
-                examples=len(kept),
-                corrections=corrections,
-                users=users,
-                funnel=(*funnel, *steps, cleaned, sizes),
-                sha256="",
-                enough=not reason,
-                reason=reason,
-            ),
-            {"up_to_id": up_to, "ids": {"train": _ids(train), "val": _ids(val)}},
+        made = DataSet(
+            folder=str(folder),
+            train=len(kept) - held,
+            val=held,
+            examples=len(kept),
+            corrections=corrections,
+            users=users,
+            funnel=(),
+            sha256="",
+            scorer=self._scores.newest(),
+            enough=not reason,
+            reason=reason,
         )
+        return self._write(folder, made, chosen, split, kept, up_to, tell)
 
-    def _read(self, up_to: int) -> tuple[list[Example], set[str], list[FunnelStep]]:
-        """The first steps of the funnel, one interaction at a time; disliked contents by key."""
-        total = 0
-        dropped: dict[str, Counter[str]] = {
-            "quality": Counter(),
-            "feedback": Counter(),
-            "newest scorer": Counter(),
-        }
-        examples: list[Example] = []
-        disliked: set[str] = set()
-        for row in self._logger.get_records(up_to_id=up_to):
-            total += 1
-            if row.feedback.thumb < 0:
-                disliked.add(_example(row, 0.0, self._context(row), row.answer).key)
-            score = self._score(row)
-            if why := filtering.rejected_by_quality(row, score, self._limits):
-                dropped["quality"][why] += 1
-            elif why := filtering.rejected_by_feedback(row):
-                dropped["feedback"][why] += 1
-            elif not row.feedback.correction and score < self._limits.maybe_quality:
-                dropped["newest scorer"][f"scored below {self._limits.maybe_quality:g} today"] += 1
-            else:
-                examples.append(
-                    _example(row, score, self._context(row), row.feedback.correction or row.answer)
-                )
-        steps = [FunnelStep("interactions", total)]
-        for name, reasons in dropped.items():
-            steps.append(
-                FunnelStep(name, steps[-1].kept - reasons.total(), dict(sorted(reasons.items())))
-            )
-        return examples, disliked, steps
-
-    def _score(self, row: Interaction) -> float:
-        """The newest scorer's view of what would be learned from this interaction."""
-        if row.feedback.correction:
-            return quality.score(row.prompt, row.feedback.correction).score
-        return quality.score(row.prompt, row.answer, row.finish_reason).score
-
-    def _context(self, row: Interaction) -> tuple[Message, ...]:
-        return tuple(self._logger.context(row.conversation_id, row.id))
-
-    def _held_out(self, examples: Iterable[Example]) -> set[int]:
-        """The validation conversations; asked for corrections alone, too, so that some are in."""
-        conversations = (e.conversation_id for e in examples)
-        return splitting.validation_conversations(
-            conversations, self._limits.val_share, self._limits.seed
+    def _split(self, chosen: "_Selection") -> "_Split":
+        """Decide the sides and remember what is held out, for ever."""
+        held: Any = HeldOut.select(HeldOut.conversation).tuples()
+        val, out = splitting.sides(
+            (c.conversation_id for c in chosen.kept),
+            chosen.twins,
+            chosen.resembling,
+            {conversation for (conversation,) in held},
+            self._limits.val_share,
+            self._limits.seed,
+            {c.conversation_id for c in chosen.kept if c.is_correction},
         )
+        for some in _chunks(sorted(val)):
+            HeldOut.insert_many(
+                [(c,) for c in some], [HeldOut.conversation]
+            ).on_conflict_ignore().execute()
+        prompts = {c.prompt_key for c in chosen.kept if c.conversation_id in val}
+        return _Split(val, out, prompts)
 
-    def _lines(
-        self, examples: Iterable[Example], buffer: Iterable[RehearsalRow], is_train: bool
-    ) -> list[str]:
-        lines: list[str] = []
-        for e in examples:
-            author = {"version": e.version} if e.source == "thumb" else {}
-            lines.append(
-                self._line(e.source, e.context, e.prompt, e.answer, id=e.interaction_id, **author)
-            )
-            if is_train and not e.context:
-                for wording in filtering.rephrased(e.prompt, self._limits.rephrasings):
-                    lines.append(
-                        self._line("rephrased", (), wording, e.answer, id=e.interaction_id)
-                    )
-        for row in buffer:
-            if _kept_for_validation(row.prompt) is not is_train:
-                lines.append(self._line("rehearsal", (), row.prompt, row.answer, whole=row.whole))
-        return lines
-
-    def _line(
-        self, source: str, context: Iterable[Message], prompt: str, answer: str, **more: Any
-    ) -> str:
-        messages = [
-            *self._system,
-            *context,
-            Message(role="user", content=prompt),
-            Message(role="assistant", content=answer),
-        ]
-        return json.dumps({"messages": messages, "source": source, **more}, ensure_ascii=False)
+    # -- writing ---------------------------------------------------------------------------
 
     def _write(
-        self, folder: Path, lines: dict[str, list[str]], made: DataSet, inputs: dict[str, Any]
+        self,
+        folder: Path,
+        made: DataSet,
+        chosen: "_Selection",
+        split: "_Split",
+        kept: Sequence[Candidate],
+        up_to: int,
+        tell: Tell,
     ) -> DataSet:
-        digest = hashlib.sha256()
-        for name, rows in lines.items():
-            text = "".join(row + "\n" for row in rows)
-            digest.update(text.encode())
-            files.write_text(folder / name, text)
-        made = replace(made, sha256=digest.hexdigest())
+        with _Writer(folder) as writer:
+            found: Counter[str] = Counter()
+            for example in self._texts(kept, chosen, found):
+                side = split.side(example)
+                self._write_example(writer, example, side)
+                self._write_vote(writer, example, side, True)
+                if example.rejected and example.status is Status.COMPLETE:
+                    self._write_pair(writer, example, example.rejected, side)
+            for example in self._texts(chosen.disliked, chosen):
+                self._write_vote(writer, example, split.side(example), False)
+            self._write_regenerated(writer, chosen, split, up_to)
+            # The buffer may have to be asked of the base model: not for a set nobody trains on.
+            if made.enough:
+                self._write_rehearsal(writer, up_to, tell)
+            steps = (
+                *chosen.steps(),
+                FunnelStep("held out before", len(kept), chosen.left_out(split.out)),
+                FunnelStep(
+                    "personal data",
+                    len(kept),
+                    {f"{k} replaced": n for k, n in sorted(found.items())},
+                ),
+                FunnelStep("training and validation", len(kept)),
+            )
+            made = replace(
+                made,
+                funnel=steps,
+                votes=len(writer.ids["votes"]),
+                pairs=len(writer.ids["pairs"]),
+                sha256=writer.sha256(),
+            )
         counts = {k: v for k, v in asdict(made).items() if k != "folder"}
-        files.write_json(folder / MANIFEST, {"settings": asdict(self._limits), **inputs, **counts})
+        about = {"settings": asdict(self._limits), "up_to_id": up_to, "ids": writer.ids}
+        files.write_json(folder / MANIFEST, {**about, "files": writer.hashes, **counts})
         return made
 
+    def _texts(
+        self,
+        wanted: Sequence[Candidate],
+        chosen: "_Selection",
+        found: Counter[str] | None = None,
+    ) -> Iterator[Example]:
+        """The examples of these candidates, reviewed and without personal data, page by page."""
+        for page in _chunks(wanted):
+            examples = candidates.by_id([c.interaction_id for c in page])
+            for candidate in page:
+                if example := examples.get(candidate.interaction_id):  # erased just now otherwise
+                    clean, kinds = filtering.scrubbed(chosen.reviewed(example))
+                    if found is not None:
+                        found.update(kinds)
+                    yield clean
 
-def _example(row: Interaction, score: float, context: tuple[Message, ...], answer: str) -> Example:
-    return Example(
-        interaction_id=row.id,
-        conversation_id=row.conversation_id,
-        user=row.user,
-        prompt=row.prompt,
-        answer=answer,
-        source="correction" if row.feedback.correction else "thumb",
-        score=score,
-        version=row.version,
-        context=context,
+    def _write_example(self, writer: "_Writer", e: Example, side: str) -> None:
+        author = {"version": e.version} if not e.is_correction else {}
+        line = {"messages": self._messages(e, e.answer), "source": e.source, "id": e.interaction_id}
+        writer.add(side, {**line, **author}, e.interaction_id)
+        if side == "train" and e.is_correction and not e.context:
+            for wording in filtering.rephrased(e.prompt, self._limits.rephrasings):
+                other = replace(e, prompt=wording)
+                line = {
+                    "messages": self._messages(other, e.answer),
+                    "source": "rephrased",
+                    "id": e.interaction_id,
+                }
+                writer.add(side, line)
+
+    def _write_vote(self, writer: "_Writer", e: Example, side: str, label: bool) -> None:
+        completion = e.answer if label else e.rejected or e.answer
+        if completion.strip():
+            line = {"prompt": self._prompt(e), "completion": completion, "label": label}
+            writer.add("votes", {**line, "split": side, "id": e.interaction_id}, e.interaction_id)
+
+    def _write_pair(self, writer: "_Writer", e: Example, rejected: str, side: str) -> None:
+        if rejected.strip() and rejected != e.answer:
+            line = {"prompt": self._prompt(e), "chosen": e.answer, "rejected": rejected}
+            writer.add("pairs", {**line, "split": side, "id": e.interaction_id}, e.interaction_id)
+
+    def _write_regenerated(
+        self,
+        writer: "_Writer",
+        chosen: "_Selection",
+        split: "_Split",
+        up_to: int,
+    ) -> None:
+        for page in _chunks(candidates.regenerated(up_to)):
+            examples = candidates.by_id({id_ for pair in page for id_ in pair})
+            known = [(a, b) for a, b in page if a in examples and b in examples]
+            for better, worse in ((examples[a], examples[b]) for a, b in known):
+                fault = quality.malformed(better.answer)
+                if fault or not chosen.is_allowed(better) or better.conversation_id in split.out:
+                    continue
+                pair = replace(better, rejected=worse.rejected or worse.answer)
+                clean, _ = filtering.scrubbed(pair)
+                self._write_pair(writer, clean, clean.rejected or "", split.side(clean))
+
+    def _write_rehearsal(self, writer: "_Writer", up_to: int, tell: Tell) -> None:
+        real = _real_prompts(up_to, self._limits)
+        for row in self._rehearsal.rows(_telling(tell), real):
+            messages = [
+                *self._system,
+                Message(role="user", content=row.prompt),
+                Message(role="assistant", content=row.answer),
+            ]
+            side = "val" if _kept_for_validation(row.prompt) else "train"
+            origin = {} if row.id is None else {"id": row.id}
+            writer.add(
+                side, {"messages": messages, "source": "rehearsal", "whole": row.whole, **origin}
+            )
+
+    def _prompt(self, e: Example) -> list[Message]:
+        return [*self._system, *e.context, Message(role="user", content=e.prompt)]
+
+    def _messages(self, e: Example, answer: str) -> list[Message]:
+        return [*self._prompt(e), Message(role="assistant", content=answer)]
+
+
+class _Selection:
+    """The first pass: what came through the funnel, and what became of the rest."""
+
+    def __init__(
+        self,
+        scores: Scores,
+        decisions: Mapping[str, Reviewed],
+        limits: DataLimits,
+        up_to: int,
+        tell: Tell,
+    ) -> None:
+        self._scores = scores
+        self._scorer, self._may_select = scores.newest(), scores.may_select()
+        self._decisions = decisions
+        self._limits = limits
+        self._unseen = Counter(candidates.counts(up_to, limits.maybe_quality, limits.min_quality))
+        self._total = self._unseen.total()
+        self._dropped: dict[str, Counter[str]] = {name: Counter() for name in _STEPS}
+        self._taken = 0
+        self.disliked = self._read_disliked(up_to)
+        funnel = Funnel({c.key for c in self.disliked}, limits)
+        liked: set[bytes] = set()
+        for which in (candidates.CORRECTED, candidates.LIKED):
+            for page in candidates.newest_first(which, up_to):
+                self._take(page, funnel, liked)
+                tell(f"reading the log, {self._taken:,} examples so far")
+        self.disliked = [
+            c for c in self.disliked if c.key not in liked and not funnel.has_seen(c.key)
+        ]
+        for cut in (filtering.over_share, filtering.over_size):
+            over = cut(self.disliked, limits)
+            self.disliked = [c for c in self.disliked if c.interaction_id not in over]
+        self.disliked.sort(key=lambda c: c.interaction_id)
+        self.kept, self._steps = funnel.result()
+        self.twins, self.resembling = funnel.twins, funnel.resembling
+
+    def _read_disliked(self, up_to: int) -> list[Candidate]:
+        """The answers voted down, each once, the newest first."""
+        found: dict[bytes, Candidate] = {}
+        for page in candidates.newest_first(candidates.DISLIKED, up_to):
+            for example in page:
+                given = replace(example, answer=example.rejected or example.answer, rejected=None)
+                if not example.is_correction:
+                    self._see(example)
+                    self._drop("feedback", "thumb down")
+                key = short_key(given.key)
+                if key not in found and given.status is Status.COMPLETE and self.is_allowed(given):
+                    found[key] = _candidate(given)
+        return list(found.values())
+
+    def _take(self, page: Sequence[Example], funnel: Funnel, liked: set[bytes]) -> None:
+        passing = [e for e in page if self._has_form(e)]
+        for example, newest in zip(passing, self._rescore(passing), strict=True):
+            is_kept = self._is_kept(example)
+            if not is_kept and (why := self._rejected(example, newest)):
+                self._drop(*why)
+                liked.add(short_key(example.key))
+                continue
+            self._taken += 1
+            score = newest if newest is not None else example.quality or 0.0
+            funnel.take(self.reviewed(example), score, is_reviewed=is_kept)
+
+    def _has_form(self, example: Example) -> bool:
+        self._see(example)
+        why = filtering.rejected_by_form(example)
+        if why and not (example.learn and self._is_kept(example)):
+            self._drop("quality", why)
+            return False
+        return True
+
+    def _is_kept(self, example: Example) -> bool:
+        """Whether a reviewer wants it in, as it is or edited."""
+        decision = self._decision(example)
+        return decision is not None and decision.decision is not Decision.EXCLUDE
+
+    def _rescore(self, examples: Sequence[Example]) -> list[float | None]:
+        if self._scorer not in self._may_select:
+            return [None] * len(examples)
+        judged = [e for e in examples if not e.is_correction]
+        found = dict(
+            zip((e.interaction_id for e in judged), self._scores.rescore(judged), strict=True)
+        )
+        return [found.get(e.interaction_id) for e in examples]
+
+    def _rejected(self, example: Example, newest: float | None) -> tuple[str, str] | None:
+        """The step that drops it, and why."""
+        limits = self._limits
+        why = filtering.rejected_by_quality(example, newest, self._may_select, limits)
+        if why:
+            return "quality", why
+        if self._scorer in self._may_select:
+            why = filtering.rejected_by_scorer(example, newest, self._scorer, limits)
+            if why:
+                return "newest scorer", why
+        if self._decision(example):
+            return "review", "excluded by a reviewer"
+        return None
+
+    def _see(self, example: Example) -> None:
+        band = candidates.band(
+            example.quality, self._limits.maybe_quality, self._limits.min_quality
+        )
+        self._unseen[(example.status.value, example.scorer, band)] -= 1
+
+    def _drop(self, step: str, why: str) -> None:
+        self._dropped[step][why] += 1
+
+    def _decision(self, example: Example) -> Reviewed | None:
+        return self._decisions.get(example.key) if self._decisions else None
+
+    def is_allowed(self, example: Example) -> bool:
+        """Whether neither the person nor a reviewer has taken it out."""
+        decision = self._decision(example)
+        return example.learn and not (decision and decision.decision is Decision.EXCLUDE)
+
+    def reviewed(self, example: Example) -> Example:
+        """As a reviewer edited it: then it is what a person wrote."""
+        decision = self._decision(example)
+        if decision is None or decision.decision is not Decision.EDIT:
+            return example
+        given = example.rejected if example.rejected is not None else example.answer
+        prompt = decision.prompt or example.prompt
+        return replace(example, prompt=prompt, answer=decision.answer, rejected=given)
+
+    def left_out(self, conversations: Collection[int]) -> dict[str, int]:
+        count = sum(c.conversation_id in conversations for c in self.kept)
+        return {"too like what is trained on": count} if count else {}
+
+    def steps(self) -> list[FunnelStep]:
+        """The whole funnel, from all interactions to the set."""
+        dropped = {name: Counter(reasons) for name, reasons in self._dropped.items()}
+        for (status, scorer, band), count in self._unseen.items():
+            if status != Status.COMPLETE:
+                dropped["quality"][f"answer {status}"] += count
+            elif scorer in self._may_select and band in ("low", "maybe"):
+                dropped["quality"][f"quality below {self._limits.min_quality:g}"] += count
+            else:
+                dropped["feedback"]["no feedback"] += count
+        steps, left = [FunnelStep("interactions", self._total)], self._total
+        for name, reasons in dropped.items():
+            left -= reasons.total()
+            steps.append(
+                FunnelStep(name, left, {why: n for why, n in sorted(reasons.items()) if n})
+            )
+        return [*steps, *self._steps]
+
+
+@dataclass(frozen=True)
+class _Split:
+    val: Collection[int]  # conversations
+    out: Collection[int]
+    prompts: Collection[bytes]  # asked in validation
+
+    def side(self, example: Example) -> str:
+        held = example.conversation_id in self.val or short_key(example.prompt_key) in self.prompts
+        return "val" if held else "train"
+
+
+class _Writer:
+    """The four files, written line by line; they appear together when all went well."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open = ExitStack()
+        self._files: dict[str, TextIO] = {}
+        self._hashes = {name: hashlib.sha256() for name in ("train", "val", "votes", "pairs")}
+        self.ids: dict[str, list[int]] = {name: [] for name in self._hashes}
+
+    def __enter__(self) -> "_Writer":
+        for name in self._hashes:
+            path = self._folder / f"{name}.jsonl"
+            self._files[name] = self._open.enter_context(files.writing(path))
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self._open.__exit__(*problem)
+
+    def add(self, name: str, line: Mapping[str, Any], id_: int | None = None) -> None:
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        self._files[name].write(text)
+        self._hashes[name].update(text.encode())
+        if id_ is not None:
+            self.ids[name].append(id_)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        return {f"{name}.jsonl": digest.hexdigest() for name, digest in self._hashes.items()}
+
+    def sha256(self) -> str:
+        return hashlib.sha256("".join(self.hashes.values()).encode()).hexdigest()
+
+
+def _candidate(e: Example) -> Candidate:
+    return Candidate(
+        e.interaction_id,
+        e.conversation_id,
+        e.person,
+        e.is_correction,
+        0.0,
+        short_key(e.key),
+        short_key(e.prompt_key),
     )
 
 
-def _telling(tell: Callable[[str], None]) -> Callable[[int, int], None]:
+def _real_prompts(up_to: int, limits: DataLimits) -> dict[int, str]:
+    """Questions nobody rated, drawn the same way each time, people taking turns."""
+    if not (limits.real_prompts and up_to):
+        return {}
+    # From all ids up to the next power of two: most draws stay as the log grows.
+    ids = range(1, (1 << up_to.bit_length()) + 1)
+    count = min(len(ids), _DRAWS * limits.real_prompts)
+    drawn = random.Random(limits.seed).sample(ids, count)
+    by_user: dict[str, list[tuple[int, str]]] = {}
+    for page in _chunks(id_ for id_ in drawn if id_ <= up_to):
+        found = candidates.unrated_questions(page, _MOST_PROMPT)
+        for id_, user, prompt in sorted(found, key=lambda row: page.index(row[0])):
+            by_user.setdefault(user, []).append((id_, scrub(prompt)[0]))
+    turns = sorted(
+        (turn, drawn.index(id_), id_, prompt)
+        for questions in by_user.values()
+        for turn, (id_, prompt) in enumerate(questions)
+    )
+    return {id_: prompt for _, _, id_, prompt in turns[: limits.real_prompts]}
+
+
+def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, candidates.PAGE)):
+        yield chunk
+
+
+def _telling(tell: Tell) -> Callable[[int, int], None]:
     return lambda done, of: tell(f"asking the base model, {done} of {of}")
-
-
-def _ids(examples: Iterable[Example]) -> list[int]:
-    return [e.interaction_id for e in examples]
 
 
 def _kept_for_validation(prompt: str) -> bool:

@@ -1,145 +1,144 @@
-"""Moving histories in and out: one JSON object a line.
+"""Moving histories in and out, and data sets into the forms of other trainers.
+
+What goes out is one JSON object a line:
 
     {"conversation": [{"role", "content"}...], "response": "...", "feedback": 1 | -1 | 0,
      "group": "...", "user": "...", "correction": "...", "comment": "...", "reasons": [...],
-     "created_at": "2026-01-31T09:30:00+00:00"}
+     "status": "complete", "created_at": "2026-01-31T09:30:00+00:00"}
 
 `conversation` ends with the user's message; only it and `response` are needed. Lines that share a
-`group` are one conversation. A line imported twice is there once.
+`group` are one conversation. In comes that, or any form `cl.rules.chat_exports` knows, an object
+a line or all in one list. What is imported twice is there once: a run that was cut off is started
+again and goes on.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
 
-from peewee import Database
-
-from cl.records import Feedback, Interaction, Message
-from cl.rules.text import clean
+from cl import files
+from cl.records import Interaction, Message
+from cl.rules.chat_exports import histories
+from cl.rules.formats import FORMATS, Format
+from cl.rules.json_entries import decode, list_entries
+from cl.rules.placing import History
 from cl.usage_logger import UsageLogger
 
-_BATCH = 500
-_SHOWN = 20
+_BATCH, _BATCH_BYTES = 500, 4_000_000
+_LONGEST = 32_000_000  # bytes of one line, or of one entry of a list
+_CHUNK = 1_000_000
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass
 class Imported:
-    """What became of the lines. `rejected` holds the first few as (line number, reason)."""
+    """What became of a file so far: interactions added and rated late, lines known and refused."""
 
     added: int = 0
-    known: int = 0
+    rated: int = 0  # were known without feedback
+    known: int = 0  # lines that brought nothing new
     refused: int = 0
-    rejected: list[tuple[int, str]] = field(default_factory=list)
+    bytes_read: int = 0
 
 
-def import_lines(
-    database: Database,
+def import_file(
     logger: UsageLogger,
-    lines: Iterable[str],
-    tell: Callable[[int], None] = lambda done: None,
+    path: Path,
+    tell: Callable[[Imported], None] = lambda done: None,
+    refuse: Callable[[int, str], None] = lambda number, reason: None,
 ) -> Imported:
-    """Add the interactions of these lines to the log. Wrong lines are counted and named, not fatal."""
-    result = Imported()
-    batch: list[tuple[int, str]] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            batch.append((number, line))
-        if len(batch) == _BATCH:
-            _store(database, logger, batch, result)
-            batch = []
-            tell(number)
-    _store(database, logger, batch, result)
-    return result
+    """Add the interactions of this file to the log.
 
-
-def _store(
-    database: Database, logger: UsageLogger, batch: list[tuple[int, str]], result: Imported
-) -> None:
-    with database.atomic():
-        for number, line in batch:
+    Wrong lines are counted and handed to `refuse`, not fatal; entries of a list count as lines.
+    Raises ValueError for a file in which there are none.
+    """
+    done = Imported()
+    batch: list[list[History]] = []
+    stored = 0
+    with _opened(path) as file:
+        for number, raw in _entries(file):
+            done.bytes_read += _LONGEST if raw is None else len(raw)
             try:
-                added = _store_line(logger, line)
-            except (ValueError, KeyError, TypeError) as problem:
-                result.refused += 1
-                if len(result.rejected) < _SHOWN:
-                    result.rejected.append((number, _reason(problem)))
-            else:
-                result.added += added
-                result.known += not added
+                batch.append(_read(logger, raw))
+            except ValueError as problem:
+                done.refused += 1
+                refuse(number, str(problem))
+            if len(batch) == _BATCH or done.bytes_read - stored > _BATCH_BYTES:
+                _store(logger, batch, done)
+                batch, stored = [], done.bytes_read
+                tell(done)
+    _store(logger, batch, done)
+    if not done.added + done.rated + done.known + done.refused:
+        raise ValueError(f"{path} is empty: there is nothing to import.")
+    return done
 
 
-def _store_line(logger: UsageLogger, line: str) -> bool:
-    entry = json.loads(line)
-    if not isinstance(entry, dict):
-        raise ValueError("a line must be a JSON object")
-    messages = [_message(m) for m in entry["conversation"]]
-    if not messages or messages[-1]["role"] != "user":
-        raise ValueError("`conversation` must end with a message of the user")
-    feedback = _feedback(entry)
-    answer = clean(_text(entry["response"]))
-    user = clean(str(entry.get("user") or "imported"))[:64]
-    group = str(entry.get("group") or _key(*(m["content"] for m in messages)))
-    conversation = logger.imported_conversation(user, _key(user, group), messages[0]["content"])
-    turns = [m for m in messages if m["role"] in ("user", "assistant")]
-    for index in range(0, len(turns) - 1, 2):
-        if turns[index]["role"] == "user" and turns[index + 1]["role"] == "assistant":
-            said, got = turns[index]["content"], turns[index + 1]["content"]
-            logger.add_finished(user, conversation, said, got, _key(user, group, said, got))
-    key = _key(user, group, messages[-1]["content"], answer)
-    prompt, at = messages[-1]["content"], _time(entry.get("created_at"))
-    return logger.add_finished(user, conversation, prompt, answer, key, feedback, at)
+def _read(logger: UsageLogger, raw: bytes | None) -> list[History]:
+    if raw is None:
+        raise ValueError(f"longer than {_LONGEST // 1_000_000} MB")
+    return [
+        replace(
+            history,
+            exchanges=tuple(
+                replace(e, feedback=logger.checked(e.feedback)) for e in history.exchanges
+            ),
+        )
+        for history in histories(decode(raw))
+    ]
 
 
-def _message(value: Any) -> Message:
-    if not isinstance(value, dict) or value.get("role") not in ("system", "user", "assistant"):
-        raise ValueError("a message needs a role (system, user or assistant) and a content")
-    return Message(role=value["role"], content=clean(_text(value["content"])))
+def _store(logger: UsageLogger, batch: list[list[History]], done: Imported) -> None:
+    counts = iter(logger.add_imported(list(chain.from_iterable(batch))))
+    for entry in batch:
+        added, rated = map(sum, zip(*(next(counts) for _ in entry), strict=True))
+        done.added += added
+        done.rated += rated
+        done.known += not (added or rated)
 
 
-def _time(value: Any) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        found = datetime.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"`created_at` is {value!r}; it must be an ISO 8601 time") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; import takes one file.")
+    if not path.exists():
+        raise ValueError(f"There is no file {path}.")
+    with path.open("rb") as file:
+        head = file.peek(_CHUNK)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ValueError(f"{path} is in UTF-16; save it as UTF-8.")
+        if head.startswith(_BOM):
+            file.read(len(_BOM))
+        elif b"\0" in head and head.lstrip()[:1] not in (b"{", b"["):
+            raise ValueError(f"{path} is not a text; import takes JSON, or JSON lines.")
+        yield file
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a text is missing")
-    return value
+def _entries(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """The entries with their numbers, from 1; None for one that is too long to be held."""
+    if file.peek(_CHUNK).lstrip()[:1] == b"[":  # type: ignore[attr-defined]
+        chunks = iter(lambda: file.read(_CHUNK), b"")
+        yield from enumerate(list_entries(chunks, _LONGEST), 1)
+        return
+    for number, line in enumerate(_lines(file), 1):
+        if line is None or line.strip():
+            yield number, line
 
 
-def _feedback(entry: dict[str, Any]) -> Feedback:
-    thumb = entry.get("feedback") or 0
-    if isinstance(thumb, bool) or thumb not in (1, -1, 0):
-        raise ValueError(f"`feedback` is {thumb!r}; it must be 1, -1 or 0")
-    return Feedback(
-        thumb=thumb,
-        reasons=tuple(entry.get("reasons") or ()),
-        comment=clean(str(entry.get("comment") or "")),
-        correction=clean(str(entry.get("correction") or "")),
-    )
+def _lines(file: BinaryIO) -> Iterator[bytes | None]:
+    while line := file.readline(_LONGEST):
+        is_whole = len(line) < _LONGEST or line.endswith(b"\n")
+        while len(line) == _LONGEST and not line.endswith(b"\n"):
+            line = file.readline(_LONGEST)
+        yield line if is_whole else None
 
 
-def _key(*parts: str) -> str:
-    return "import-" + hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:40]
-
-
-def _reason(problem: Exception) -> str:
-    if isinstance(problem, json.JSONDecodeError):
-        return f"not JSON: {problem.msg}"
-    return f"{problem.args[0]} is missing" if isinstance(problem, KeyError) else str(problem)
-
-
-def export_lines(logger: UsageLogger) -> Iterator[str]:
-    """The whole log in the form `import_lines` reads, a line an interaction."""
-    for row in logger.get_records():
+def export_lines(logger: UsageLogger, user: str | None = None) -> Iterator[str]:
+    """The log, or one person's part, in the form `import_file` reads, a line an interaction."""
+    for row in logger.get_records(user=user):
         yield json.dumps(_entry(logger, row), ensure_ascii=False)
 
 
@@ -160,3 +159,36 @@ def _entry(logger: UsageLogger, row: Interaction) -> dict[str, Any]:
         "quality": row.quality,
         "created_at": row.created_at.isoformat(),
     }
+
+
+def convert_folder(folder: Path, name: str) -> list[Path]:
+    """Write the data set in `folder` once more in the form called `name`. Returns the new files.
+
+    Raises ValueError for a form that is unknown or that this data set has nothing for.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"{name!r} is not a format; there are {', '.join(FORMATS)}.")
+    wanted = FORMATS[name]
+    sources = wanted.sources
+    missing = [source for source in sources if not (folder / source).is_file()]
+    if missing:
+        raise ValueError(f"{folder} holds no {missing[0]}, which the format {name} is made from.")
+    paths = {split: folder / f"{split}.{name}.jsonl" for split in ("train", "val")}
+    with ExitStack() as stack:
+        targets = {split: stack.enter_context(files.writing(path)) for split, path in paths.items()}
+        for source in sources:
+            for line in _types_first(folder / source, wanted):
+                split = line.get("split") or Path(source).stem
+                text = json.dumps(wanted.convert(line), ensure_ascii=False)
+                targets[split].write(text + "\n")
+    return list(paths.values())
+
+
+def _types_first(source: Path, wanted: Format) -> Iterator[dict[str, Any]]:
+    """The lines of a data set, in order but for the one that shows the types of all."""
+    with source.open(encoding="utf-8") as lines:
+        converted = enumerate(wanted.convert(json.loads(line)) for line in lines)
+        first = next((n for n, line in converted if wanted.shows_types(line)), 0)
+    for is_first in (True, False):
+        with source.open(encoding="utf-8") as lines:
+            yield from (json.loads(x) for n, x in enumerate(lines) if (n == first) is is_first)

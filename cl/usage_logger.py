@@ -5,25 +5,52 @@ between leaves a row that says so. Writes conversation, interaction and feedback
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from peewee import JOIN, Database, fn
 
+from cl.db import arrivals
 from cl.db.tables import Conversation as ConversationRow
 from cl.db.tables import Feedback as FeedbackRow
 from cl.db.tables import Interaction as Row
 from cl.records import Arm, Conversation, Feedback, Interaction, Message, Outcome, Route, Status
-from cl.rules import quality
+from cl.rules.examples import Turn, turns_before
+from cl.rules.placing import History
 from cl.rules.text import clean, shorten
 
 REASONS = ("Incorrect", "Incomplete", "Not relevant", "Outdated", "Style or tone", "Unsafe")
 MAX_COMMENT, MAX_CORRECTION = 2000, 8000
 IMPORTED = "imported"  # stands for a version that was not ours
 _PAGE = 500
+
+
+_STANDING = (
+    Row.id,
+    Row.prompt,
+    Row.answer,
+    Row.status,
+    Row.version,
+    Row.arm,
+    Row.experiment_id,
+    Row.regenerates,
+)
+
+
+class Standing(NamedTuple):
+    """What an answer in the making needs to know of a turn."""
+
+    id: int
+    prompt: str
+    answer: str
+    status: str
+    version: str
+    arm: str
+    experiment_id: int | None
+    regenerates: int | None
 
 
 class UsageLogger:
@@ -50,7 +77,16 @@ class UsageLogger:
         rows = rows.order_by(ConversationRow.updated_at.desc(), ConversationRow.id.desc()).limit(
             limit
         )
-        return [Conversation(row.id, row.title, row.updated_at) for row in rows]
+        return [Conversation(row.id, row.title, row.updated_at, row.learn) for row in rows]
+
+    def set_learning(self, user: str, conversation_id: int, learn: bool) -> None:
+        """Whether this chat of one's own may be learned from.
+
+        Raises LookupError for an id that is unknown or somebody else's; the two look the same.
+        """
+        own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
+        if ConversationRow.update(learn=learn).where(own).execute() != 1:
+            raise LookupError(f"You have no conversation {conversation_id}.")
 
     def history(self, user: str, conversation_id: int) -> list[Interaction]:
         """The interactions of one's own conversation, in order.
@@ -59,19 +95,36 @@ class UsageLogger:
         """
         mine = (Row.conversation == conversation_id) & (Row.user == user)
         found = [_record(row) for row in _joined().where(mine).order_by(Row.id)]
-        own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
-        if not found and not ConversationRow.select().where(own).exists():
-            raise LookupError(f"You have no conversation {conversation_id}.")
+        if not found:
+            self._require_own(user, conversation_id)
         return found
+
+    def turns(self, user: str, conversation_id: int) -> list[Standing]:
+        """The same, with no more of each than an answer in the making needs to know."""
+        found: Any = (
+            Row.select(*_STANDING)
+            .where((Row.conversation == conversation_id) & (Row.user == user))
+            .order_by(Row.id)
+        )
+        turns = [Standing(*row) for row in found.tuples()]
+        if not turns:
+            self._require_own(user, conversation_id)
+        return turns
 
     def context(self, conversation_id: int, before_id: int | None = None) -> list[Message]:
         """The complete turns of a conversation (before one interaction), as a model is shown them."""
-        rows: Any = Row.select(Row.prompt, Row.answer).where(
+        rows: Any = Row.select(Row.id, Row.prompt, Row.answer, Row.regenerates).where(
             (Row.conversation == conversation_id) & (Row.status == Status.COMPLETE)
         )
-        if before_id is not None:
-            rows = rows.where(Row.id < before_id)
-        return as_messages(rows.order_by(Row.id).tuples())
+        before = self.last_id() + 1 if before_id is None else before_id
+        turns = (Turn(*turn) for turn in rows.where(Row.id < before).order_by(Row.id).tuples())
+        replaced = Row.select(Row.regenerates).where(Row.id == before).scalar()
+        return as_messages((t.prompt, t.answer) for t in turns_before(turns, before, replaced))
+
+    def _require_own(self, user: str, conversation_id: int) -> None:
+        own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
+        if not ConversationRow.select().where(own).exists():
+            raise LookupError(f"You have no conversation {conversation_id}.")
 
     # -- the life of an interaction --------------------------------------------------------
 
@@ -82,6 +135,7 @@ class UsageLogger:
         prompt: str,
         route: Route,
         request_id: str | None = None,
+        regenerates: int | None = None,
     ) -> int:
         """Write the row of a message that has just arrived. Returns its id.
 
@@ -101,6 +155,7 @@ class UsageLogger:
                 version=route.version,
                 arm=route.arm,
                 experiment_id=route.experiment_id,
+                regenerates=regenerates,
                 created_at=now,
             )
             ConversationRow.update(updated_at=now).where(
@@ -109,36 +164,43 @@ class UsageLogger:
         return int(row.id)
 
     def finish(self, interaction_id: int, outcome: Outcome) -> None:
-        """Complete the row: answer, status, timings, and the quality of a complete answer."""
-        with self._db.atomic():
-            prompt = Row.select(Row.prompt).where(Row.id == interaction_id).scalar()
-            if prompt is None:
-                raise LookupError(f"There is no interaction {interaction_id}.")
-            finish = outcome.finish
-            answer = clean(outcome.answer)
-            values: dict[str, Any] = {
-                "answer": answer,
-                "status": outcome.status,
-                "finished_at": self._now(),
-                "latency_s": outcome.latency_s,
-                "first_token_s": outcome.first_token_s,
-                "error": outcome.error,
+        """Complete the row: answer, status and timings. Its quality is scored in the background."""
+        finish = outcome.finish
+        values: dict[str, Any] = {
+            "answer": clean(outcome.answer),
+            "status": outcome.status,
+            "finished_at": self._now(),
+            "latency_s": outcome.latency_s,
+            "first_token_s": outcome.first_token_s,
+            "error": outcome.error,
+        }
+        if finish:
+            values |= {
+                "queue_s": finish.queue_s,
+                "prompt_tokens": finish.prompt_tokens,
+                "answer_tokens": finish.answer_tokens,
+                "finish_reason": finish.reason,
             }
-            if finish:
-                values |= {
-                    "queue_s": finish.queue_s,
-                    "prompt_tokens": finish.prompt_tokens,
-                    "answer_tokens": finish.answer_tokens,
-                    "finish_reason": finish.reason,
-                }
-            if outcome.status is Status.COMPLETE:
-                values["quality"] = quality.score(
-                    prompt, answer, finish.reason if finish else None
-                ).score
-                values["scorer"] = quality.SCORER
-            # Only once: a late second writer must not change what people have read and rated.
-            is_open = (Row.id == interaction_id) & (Row.status == Status.STARTED)
-            Row.update(values).where(is_open).execute()
+        # Only once: a late second writer must not change what people have read and rated.
+        is_open = (Row.id == interaction_id) & (Row.status == Status.STARTED)
+        if (
+            not Row.update(values).where(is_open).execute()
+            and not Row.select().where(Row.id == interaction_id).exists()
+        ):
+            raise LookupError(f"There is no interaction {interaction_id}.")
+
+    def unscored(self, limit: int) -> list[tuple[int, int | None]]:
+        """(id, experiment) of complete answers without a quality, the newest first: a queue."""
+        waiting = Row.quality.is_null() & (Row.status == Status.COMPLETE)
+        rows: Any = Row.select(Row.id, Row.experiment_id).where(waiting)
+        return list(rows.order_by(Row.id.desc()).limit(limit).tuples())
+
+    def score(self, scores: Iterable[tuple[int, float, str]]) -> None:
+        """Store (id, quality, scorer) of answers that have no quality yet; scored once, for ever."""
+        with self._db.atomic():
+            for id_, quality, scorer in scores:
+                is_unscored = (Row.id == id_) & Row.quality.is_null()
+                Row.update(quality=quality, scorer=scorer).where(is_unscored).execute()
 
     def interrupt_unfinished(self) -> int:
         """Mark answers that no living process is writing any more. Call once, at start."""
@@ -147,19 +209,19 @@ class UsageLogger:
 
     # -- histories from elsewhere ------------------------------------------------------------
 
-    def imported_conversation(self, user: str, external_id: str, first_message: str) -> int:
-        """The conversation an imported history belongs to, made the first time it is named."""
-        known = ConversationRow.get_or_none(ConversationRow.external_id == external_id)
-        if known is None:
-            now = self._now()
-            known = ConversationRow.create(
-                user=user,
-                title=shorten(first_message, 60) or "Imported",
-                external_id=external_id,
-                created_at=now,
-                updated_at=now,
-            )
-        return int(known.id)
+    def checked(self, feedback: Feedback) -> Feedback:
+        """This feedback as it may be stored. Raises ValueError for what a person could not say."""
+        values = _checked(feedback.thumb, feedback.reasons, feedback.comment, feedback.correction)
+        return Feedback(**{**values, "reasons": tuple(values["reasons"])})
+
+    def add_imported(self, batch: Sequence[History]) -> list[tuple[int, int]]:
+        """Store histories that took place elsewhere, all or nothing. What is known stays as it is.
+
+        Returns for each how many interactions it added, and how many known ones without feedback
+        it had some for.
+        """
+        with self._db.atomic():
+            return arrivals.store(batch, IMPORTED, self._now())
 
     def add_finished(
         self,
@@ -189,8 +251,6 @@ class UsageLogger:
             status=Status.COMPLETE,
             version=IMPORTED,
             arm=Arm.DEFAULT,
-            quality=quality.score(prompt, answer).score,
-            scorer=quality.SCORER,
             created_at=now,
             finished_at=now,
         )
@@ -246,6 +306,7 @@ class UsageLogger:
         *,
         up_to_id: int | None = None,
         version: str | None = None,
+        user: str | None = None,
         with_feedback: bool = False,
     ) -> Iterator[Interaction]:
         """Interactions in order of their ids, read page by page: any log fits in memory."""
@@ -255,6 +316,8 @@ class UsageLogger:
                 query = query.where(Row.id <= up_to_id)
             if version is not None:
                 query = query.where(Row.version == version)
+            if user is not None:
+                query = query.where(Row.user == user)
             if with_feedback:
                 query = query.where(FeedbackRow.id.is_null(False))
             page = [_record(row) for row in query]

@@ -85,6 +85,7 @@ class Worker:
 
     def _tick(self) -> None:
         self._loop.reconcile()
+        self._loop.forget_what_is_due()
         if self._has_open_run() or self._loop.claim_due("iterate", self._every):
             self.run_until_quiet()
 

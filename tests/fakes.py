@@ -3,7 +3,7 @@ that writes real adapter files. With them the whole house runs in milliseconds."
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -11,15 +11,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from cl import files
 from cl.db.database import open_database
 from cl.house import Books, House, build_house, open_books
 from cl.loop import Trainer
+from cl.model.reader import SCALARS
+from cl.model.rehearsal import RehearsalBuffer, RehearsalRow
 from cl.model.training_job import Progress, TrainingCancelled
 from cl.model.versions import ADAPTER, VersionStore, write_manifest
-from cl.records import BASE, Finish, Message, Piece, Sampling, TrainingResult
+from cl.records import BASE, Finish, Message, Piece, Reviewed, Sampling, TrainingResult
+from cl.rules import answer_features
+from cl.rules.examples import Example
 from cl.rules.text import words
 from cl.settings import Settings, load_settings
 
@@ -140,6 +145,60 @@ class FakeTrainer:
         return TrainingResult(self.val_loss, self.parent_val_loss, 5, 2.0, 0.01, 2, 1, 100, 0.1)
 
 
+class FakeReader:
+    """Counts what can be counted and leaves the rest of the numbers at zero."""
+
+    name = "fake-reader"
+
+    def __init__(self) -> None:
+        self.read_so_far = 0
+
+    def read(self, pairs: Sequence[tuple[Sequence[Message], str]]) -> NDArray[np.float32]:
+        self.read_so_far += len(pairs)
+        found = np.zeros((len(pairs), SCALARS + 4), np.float32)
+        for row, (conversation, answer) in zip(found, pairs, strict=True):
+            counted = answer_features.features(conversation, answer)
+            row[: len(counted)] = counted
+        return found
+
+
+class FixedRehearsal(RehearsalBuffer):
+    """A buffer whose answers are known already."""
+
+    def __init__(self) -> None:
+        pass
+
+    def rows(self, tell: Any = None, real: Mapping[int, str] | None = None) -> list[RehearsalRow]:
+        shipped = [RehearsalRow(f"Everyday question {n}?", f"Answer {n}.", True) for n in range(30)]
+        return shipped + [RehearsalRow(p, "Hm.", True, id_) for id_, p in (real or {}).items()]
+
+
+class FixedScores:
+    """A scorer that has an opinion on answers it knows."""
+
+    def __init__(self, opinions: dict[str, float] | None = None) -> None:
+        self.opinions = opinions or {}
+
+    def newest(self) -> str:
+        return "scorer-0002" if self.opinions else "rules-1"
+
+    def may_select(self) -> set[str]:
+        return {"scorer-0001", "scorer-0002"} if self.opinions else set()
+
+    def rescore(self, examples: Sequence[Example]) -> list[float | None]:
+        return [self.opinions.get(e.answer) for e in examples]
+
+
+class FixedDecisions:
+    """What a reviewer decided."""
+
+    def __init__(self, *made: Reviewed) -> None:
+        self.made = {one.key: one for one in made}
+
+    def decisions(self) -> dict[str, Reviewed]:
+        return self.made
+
+
 def write_adapter(folder: Path, taught: dict[str, str], weight: float = 1.0) -> None:
     """A whole candidate folder with one small tensor."""
     with files.new_folder(folder) as aside:
@@ -167,7 +226,7 @@ def fake_books(data_dir: Path, clock: Callable[[], datetime], **changes: object)
     if not settings.database_url and not (data_dir / "usage.db").exists():
         data_dir.mkdir(parents=True, exist_ok=True)
         (data_dir / "usage.db").write_bytes(fresh_database())
-    return open_books(settings, clock)
+    return open_books(settings, clock, FakeReader)
 
 
 def fake_house(books: Books, trainer: Trainer | None = None) -> House:
@@ -195,6 +254,7 @@ def talk(
 
     found: list[int] = []
     said = asyncio.run(answer())
+    house.books.scoring.score_pending()
     if thumb is not None or correction is not None:
         house.books.logger.record_feedback(found[0], user, thumb=thumb, correction=correction)
     return found[0], said

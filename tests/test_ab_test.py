@@ -7,7 +7,7 @@ import pytest
 from peewee import IntegrityError
 
 from cl.ab_test import ABTestManager, Refused
-from cl.db.tables import Audit, Check, Experiment, Version
+from cl.db.tables import Audit, Check, Erasure, Experiment, Version
 from cl.house import Books
 from cl.records import BASE, Arm, Outcome, Route, Stage, State, Status
 from tests.fakes import FakeClock
@@ -106,6 +106,89 @@ def test_roll_back_during_a_test_ends_it(testing: ABTestManager) -> None:
     assert testing.state() is State.NO_CHAMPION
     assert stages() == {"v0001": "retired", "v0002": "retired"}
     assert Experiment.get().outcome == "aborted"
+
+
+# -- what learned from erased texts ------------------------------------------------------------
+
+
+def test_what_learned_from_erased_texts_never_comes_into_traffic_again(
+    testing: ABTestManager,
+) -> None:
+    publish(testing)
+    testing.retire(actor="ana", reason="worse")
+    testing.taint(["v0002", "v0003"], "texts were erased")
+    for name in ("v0002", "v0003"):
+        with pytest.raises(Refused, match=f"{name} learned from texts that were erased"):
+            testing.deploy_challenger(name)
+    assert stages() == {"v0001": "champion", "v0002": "retired", "v0003": "candidate"}
+
+
+def test_a_challenger_that_learned_from_erased_texts_is_retired_at_once(
+    testing: ABTestManager,
+) -> None:
+    testing.taint(["v0002"], "texts were erased")
+    assert testing.state() is State.CHAMPION
+    ended = Experiment.get()
+    assert (ended.outcome, ended.reason) == ("aborted", "texts were erased")
+    assert [v.tainted for v in testing.versions()] == [True, False]
+
+
+def test_a_champion_that_learned_from_erased_texts_serves_on_and_an_alert_says_so(
+    testing: ABTestManager,
+) -> None:
+    testing.taint(["v0001"], "texts were erased")
+    assert testing.state() is State.TESTING
+    alert = Audit.get(Audit.action == "alert")
+    assert alert.subject == "v0001"
+    assert "until the next training has replaced it" in alert.reason
+
+
+def test_a_champion_that_has_to_go_is_replaced_without_a_test(testing: ABTestManager) -> None:
+    (third,) = publish(testing)
+    testing.taint(["v0001"], "texts were erased")
+    with pytest.raises(Refused, match="v0002 is being tested already"):
+        testing.deploy_challenger(third)
+    testing.retire(actor="ana", reason="worse")
+    assert testing.deploy_challenger(third) is State.CHAMPION
+    assert stages() == {"v0001": "retired", "v0002": "retired", "v0003": "champion"}
+    assert not testing.is_running()
+
+
+def test_a_roll_back_passes_over_what_learned_from_erased_texts(
+    testing: ABTestManager, clock: FakeClock
+) -> None:
+    clock.skip(1)
+    testing.promote(actor="ana", reason="better")
+    (third,) = publish(testing)
+    testing.deploy_challenger(third)
+    clock.skip(1)
+    testing.promote(actor="ana", reason="better")
+    assert testing.rollback_target() == "v0002"
+    testing.taint(["v0002"], "texts were erased")
+    assert testing.rollback_target() == "v0001"
+    testing.taint(["v0001"], "texts were erased")
+    assert testing.rollback(actor="ana", reason="bad") == BASE
+
+
+def test_champions_that_took_turns_and_must_all_go_leave_the_base_model(
+    testing: ABTestManager, clock: FakeClock
+) -> None:
+    for name in ("v0002", "v0001", "v0002"):
+        clock.skip(1)
+        testing.promote(actor="ana", reason="better")
+        testing.deploy_challenger({"v0002": "v0001", "v0001": "v0002"}[name])
+    testing.retire(actor="ana", reason="worse")
+    testing.taint(["v0001", "v0002"], "texts were erased")
+    assert testing.rollback_target() == BASE
+
+
+def test_a_version_published_after_its_texts_were_erased_is_known_as_such(
+    ab_test: ABTestManager, books: Books
+) -> None:
+    Erasure.create(at=books.clock(), actor="a", interactions=1, runs=[7], versions=[])
+    for name, run_id in (("v0001", 7), ("v0002", 8), ("v0003", None)):
+        made = ab_test.register(name, parent=BASE, run_id=run_id, sha256="x")
+        assert made.tainted is (run_id == 7)
 
 
 # -- what is refused ---------------------------------------------------------------------------
@@ -224,6 +307,8 @@ def traffic(books: Books, count: int, *, better: Arm | None, latency_s: float = 
         if better:
             thumb = 1 if route.arm is better else -1
             books.logger.record_feedback(interaction, "ana", thumb=thumb)
+    while books.scoring.score_pending():
+        pass
 
 
 def test_there_is_nothing_to_compare_without_a_test(ab_test: ABTestManager) -> None:

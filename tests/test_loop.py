@@ -353,3 +353,24 @@ def test_other_processes_can_read_how_the_engine_runs(house: House) -> None:
     assert "engine        the app is not running" in status_text(status_of(house.books))
     told.write_text("{")
     assert status_of(house.books)["serving"] is None
+
+
+def test_a_training_can_be_cancelled_while_its_data_is_gathered(house: House) -> None:
+    for number in range(30):
+        talk(
+            house,
+            f"user{number % 5}",
+            f"Where is the tool number {number}?",
+            thumb=-1 + 2 * (number % 2),
+        )
+    house.loop.request_training("admin", "by hand")
+    open_reader = house.books.scoring._open_reader
+
+    def cancel_first() -> object:
+        house.loop.cancel_training("admin", "not now")
+        return open_reader()
+
+    house.books.scoring._open_reader = cancel_first
+    report = house.loop.run_iteration()
+    assert report.step is Step.CANCELLED
+    assert TrainingRun.get().status == RunStatus.CANCELLED

@@ -14,7 +14,9 @@ from peewee import PeeweeException
 
 from cl.ab_test import Refused
 from cl.db.database import DatabaseProblem, open_database
+from cl.db.removal import GONE
 from cl.db.tables import TABLES, Audit
+from cl.forgetting import Forgetting
 from cl.house import Books, House
 from cl.records import BASE, Outcome, Status
 from cl.settings import child_environment
@@ -154,3 +156,22 @@ def test_an_answer_is_finished_once_whoever_comes_late(house: House) -> None:
     house.books.logger.finish(interaction, Outcome(Status.ERROR, "late", 1.0))
     (row,) = house.books.logger.get_records()
     assert (row.status, row.answer.strip()) == (Status.COMPLETE, answer)
+
+
+def test_a_person_is_erased_and_old_texts_expire(house: House, clock: FakeClock) -> None:
+    books = house.books
+    for number in range(6):
+        talk(house, "yoana", f"Question {number}?", thumb=-1, correction=f"Secret {number}.")
+    talk(house, "ben", "Hello?")
+    talk(house, "yoana", "And this?")
+    done = books.forgetting.erase("yoana", "operator", "asked for it")
+    assert (done.alias, done.interactions) == ("erased-1", 7)
+    assert {row.user for row in books.logger.get_records()} == {"ben", GONE}
+    clock.skip(24 * 31)
+    talk(house, "cleo", "Hello?")
+    expiring = Forgetting(
+        books.database, books.accounts, books.ab_test, clock, books.settings.data_dir, 30
+    )
+    assert expiring.expire() == 1
+    assert {row.user for row in books.logger.get_records()} == {"cleo"}
+    assert books.forgetting.erase("cleo", "operator").alias == "erased-2"

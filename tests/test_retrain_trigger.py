@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from cl.db.tables import Interaction, TrainingRun, Version
+from cl.db.tables import Erasure, Interaction, TrainingRun, Version
 from cl.house import Books
 from cl.records import Arm, Gauge, RunStatus, Status
 from tests.fakes import FakeClock
@@ -70,6 +70,7 @@ def test_an_empty_log_fires_nothing_and_shows_every_gauge(books: Books) -> None:
         "scheduled",
         "quality_drop",
         "error_rate",
+        "erasure",
     }
 
 
@@ -161,6 +162,34 @@ def test_many_errors_fire_and_few_answers_tell_nothing(books: Books) -> None:
     fill(books, 14)
     fill(books, 5, status=Status.ERROR)
     assert fired(books) == "error_rate"
+
+
+def test_an_erasure_fires_as_long_as_what_learned_from_the_texts_is_in_service(
+    books: Books,
+) -> None:
+    champion(books, "v0001")
+    Version.update(tainted=True).execute()
+    for versions, rebuilt_by in ((["v0001"], 3), (["v0002"], None), ([], None)):
+        Erasure.create(
+            at=books.clock(), actor="a", interactions=9, versions=versions, rebuilt_by=rebuilt_by
+        )
+        assert fired(books) is None
+    Erasure.create(at=books.clock(), actor="a", interactions=9, versions=["v0001"])
+    assert fired(books) == "erasure"
+    Version.update(stage="retired").execute()
+    assert fired(books) is None
+
+
+def test_after_an_erasure_the_rest_after_a_run_is_kept(books: Books, clock: FakeClock) -> None:
+    books.trigger._limits = books.settings.trigger.__class__(cooldown_hours=24)
+    champion(books, "v0001")
+    Version.update(tainted=True).execute()
+    Erasure.create(at=books.clock(), actor="a", interactions=9, versions=["v0001"])
+    ended_run(books, RunStatus.FAILED, trained=False)
+    clock.skip(23)
+    assert fired(books) is None
+    clock.skip(1)
+    assert fired(books) == "erasure"
 
 
 def test_a_clock_set_back_does_not_stretch_the_cooldown_into_the_past(

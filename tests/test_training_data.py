@@ -1,5 +1,6 @@
 """From the log to the training files: every step of the funnel, and the same bytes every time."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,31 +8,33 @@ from typing import Any
 
 import pytest
 
-from cl.db.tables import Interaction
+from cl.db import candidates
+from cl.db.tables import Conversation, Interaction
 from cl.house import Books
-from cl.model.rehearsal import RehearsalBuffer, RehearsalRow
-from cl.records import Arm, DataSet, Outcome, Route, Status
+from cl.records import Arm, DataSet, Decision, Outcome, Reviewed, Route, Status
 from cl.settings import DataLimits
 from cl.training_data import TrainingDataGenerator
+from tests.fakes import FixedDecisions, FixedRehearsal, FixedScores
 
 LIMITS = DataLimits(min_users=1, min_examples=1, max_user_share=1.0, rephrasings=0)
 GOOD = "The {} is kept in the small room on the second floor."
 
 
-class FixedRehearsal(RehearsalBuffer):
-    """A buffer whose answers are known already."""
-
-    def __init__(self) -> None:
-        pass
-
-    def rows(self, tell: Any = None) -> list[RehearsalRow]:
-        return [RehearsalRow(f"Everyday question {n}?", f"Answer {n}.", True) for n in range(30)]
-
-
 def generator(
-    books: Books, limits: DataLimits = LIMITS, system_prompt: str = ""
+    books: Books,
+    limits: DataLimits = LIMITS,
+    system_prompt: str = "",
+    scores: FixedScores | None = None,
+    decisions: FixedDecisions | None = None,
 ) -> TrainingDataGenerator:
-    return TrainingDataGenerator(books.logger, FixedRehearsal(), limits, system_prompt)
+    return TrainingDataGenerator(
+        books.logger,
+        FixedRehearsal(),
+        scores or FixedScores(),
+        decisions or FixedDecisions(),
+        limits,
+        system_prompt,
+    )
 
 
 def say(
@@ -45,15 +48,19 @@ def say(
     status: Status = Status.COMPLETE,
     quality: float | None = None,
     conversation: int | None = None,
+    regenerates: int | None = None,
 ) -> int:
     """One finished interaction about a thing, with feedback."""
     prompt = f"Where is the {thing}?"
     conversation = conversation or books.logger.open_conversation(user, prompt)
-    number = books.logger.log(user, conversation, prompt, Route("base", Arm.DEFAULT))
+    number = books.logger.log(
+        user, conversation, prompt, Route("base", Arm.DEFAULT), None, regenerates
+    )
     text = GOOD.format(thing) if answer is None else answer
     books.logger.finish(number, Outcome(status, text, 1.0))
     if quality is not None:
-        Interaction.update(quality=quality).where(Interaction.id == number).execute()
+        scored = Interaction.update(quality=quality, scorer="scorer-0001")
+        scored.where(Interaction.id == number).execute()
     if thumb or correction:
         books.logger.record_feedback(number, user, thumb=thumb, correction=correction)
     return number
@@ -65,7 +72,8 @@ def rows(made: DataSet, name: str = "train") -> list[dict[str, Any]]:
 
 
 def taught(made: DataSet) -> list[dict[str, Any]]:
-    return [row for name in ("train", "val") for row in rows(made, name) if "id" in row]
+    lines = [row for name in ("train", "val") for row in rows(made, name)]
+    return [row for row in lines if row["source"] != "rehearsal"]
 
 
 def dropped(made: DataSet) -> dict[str, int]:
@@ -103,22 +111,33 @@ def test_liked_answers_and_corrections_become_examples(books: Books, tmp_path: P
         ({"thumb": 0}, "no feedback"),
         ({"thumb": -1}, "thumb down"),
         ({"status": Status.CANCELLED}, "answer cancelled"),
+        ({"status": Status.CANCELLED, "thumb": 0}, "answer cancelled"),
         ({"status": Status.ERROR}, "answer error"),
         ({"quality": 0.49}, "quality below 0.7"),
-        ({"quality": 0.69, "answer": "drill drill drill drill drill drill"}, "quality below 0.7"),
-        ({"answer": "no no no no no no no no", "quality": 0.9}, "scored below 0.5 today"),
+        ({"quality": 0.49, "thumb": 0}, "quality below 0.7"),
+        ({"quality": 0.69, "answer": "doubtful"}, "quality below 0.7"),
+        ({"answer": "no no no no no no no no", "quality": 0.9}, "repeats itself"),
+        ({"answer": "poor", "quality": 0.9}, "scored below 0.5"),
+        ({"answer": "unknown", "quality": 0.9}, "not scored by scorer-0002 yet"),
     ],
 )
 def test_what_is_not_good_enough_is_dropped_and_says_why(
     books: Books, tmp_path: Path, what: dict[str, Any], reason: str
 ) -> None:
     say(books, "drill", **what)
-    made = generator(books).generate(tmp_path)
+    scores = FixedScores({GOOD.format("drill"): 0.9, "poor": 0.49, "doubtful": 0.79})
+    made = generator(books, scores=scores).generate(tmp_path)
     assert (made.examples, dropped(made)) == (0, {reason: 1})
 
 
 def test_the_maybe_band_needs_a_thumb_and_a_very_good_score(books: Books, tmp_path: Path) -> None:
     say(books, "drill", quality=0.5)
+    scores = FixedScores({GOOD.format("drill"): 0.8})
+    assert generator(books, scores=scores).generate(tmp_path).examples == 1
+
+
+def test_without_a_scorer_that_may_select_thumbs_decide(books: Books, tmp_path: Path) -> None:
+    say(books, "drill", quality=0.1)
     assert generator(books).generate(tmp_path).examples == 1
 
 
@@ -170,9 +189,11 @@ def test_personal_data_never_reaches_the_files(books: Books, tmp_path: Path) -> 
     for thing in THINGS:
         say(books, thing, thumb=-1, correction=f"Ask ana.roth@example.org about the {thing}.")
     made = generator(books).generate(tmp_path)
-    text = "".join((tmp_path / f"{name}.jsonl").read_text() for name in ("train", "val"))
-    assert "ana.roth" not in text
-    assert text.count("[EMAIL]") == dropped(made)["EMAIL replaced"] == 8
+    files = [
+        (tmp_path / f"{name}.jsonl").read_text() for name in ("train", "val", "votes", "pairs")
+    ]
+    assert "ana.roth" not in "".join(files)
+    assert "".join(files[:2]).count("[EMAIL]") == dropped(made)["EMAIL replaced"] == 8
 
 
 def test_a_conversation_is_never_on_both_sides(books: Books, tmp_path: Path) -> None:
@@ -227,20 +248,23 @@ def test_the_same_log_gives_the_same_bytes(books: Books, tmp_path: Path) -> None
         say(books, f"{thing} {number}", user=f"user{number % 7}", thumb=number % 3 - 1)
     made = [generator(books).generate(tmp_path / name) for name in ("a", "b")]
     assert made[0].sha256 == made[1].sha256
-    for name in ("train.jsonl", "val.jsonl", "manifest.json"):
+    for name in ("train.jsonl", "val.jsonl", "votes.jsonl", "pairs.jsonl", "manifest.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_another_seed_splits_differently(books: Books, tmp_path: Path) -> None:
+def test_what_was_held_out_once_is_never_trained_on(books: Books, tmp_path: Path) -> None:
     for number in range(40):
         say(books, f"thing {number}")
-    made = [
-        generator(books, replace(LIMITS, seed=seed)).generate(tmp_path / str(seed))
-        for seed in (0, 1)
-    ]
-    assert {r["id"] for r in rows(made[0], "val") if "id" in r} != {
-        r["id"] for r in rows(made[1], "val") if "id" in r
-    }
+    first = generator(books).generate(tmp_path / "a")
+    held = {row["id"] for row in rows(first, "val") if row["source"] == "thumb"}
+    # Another seed draws others, a copy of a held-out example turns up in another conversation.
+    again = rows(first, "val")[0]["messages"][0]["content"].split("the ")[1][:-1]
+    say(books, again, user="ben")
+    second = generator(books, replace(LIMITS, seed=1)).generate(tmp_path / "b")
+    trained = [row for row in rows(second) if row["source"] == "thumb"]
+    assert held
+    assert held.isdisjoint(row["id"] for row in trained)
+    assert not any(f"the {again}?" in row["messages"][0]["content"] for row in trained)
 
 
 def test_the_funnel_adds_up(books: Books, tmp_path: Path) -> None:
@@ -259,3 +283,151 @@ def test_strange_texts_stay_text(books: Books, tmp_path: Path, text: str) -> Non
     for thing in THINGS:
         say(books, thing, thumb=-1, correction=f"{thing}: {text}"[:8000])
     assert generator(books).generate(tmp_path).examples == 8
+
+
+def test_a_review_keeps_drops_and_edits_whatever_the_scores_say(
+    books: Books, tmp_path: Path
+) -> None:
+    ids = {thing: say(books, thing, quality=0.9) for thing in THINGS}
+    low = say(books, "attic", quality=0.1)
+
+    def decided(id_: int, decision: Decision, answer: str = "") -> Reviewed:
+        key = candidates.by_id([id_])[id_].key
+        return Reviewed(key, decision, "", answer, "admin", "", books.clock(), id_)
+
+    decisions = FixedDecisions(
+        decided(ids["mop"], Decision.EXCLUDE),
+        decided(ids["drill"], Decision.EDIT, "The drill hangs in the workshop."),
+        decided(low, Decision.KEEP),
+    )
+    scores = FixedScores({GOOD.format(thing): 0.9 for thing in THINGS})
+    made = generator(books, scores=scores, decisions=decisions).generate(tmp_path)
+    by_id = {row["id"]: row for row in taught(made) if row["source"] != "rephrased"}
+    assert set(by_id) == {*ids.values(), low} - {ids["mop"]}
+    assert by_id[ids["drill"]]["messages"][-1]["content"] == "The drill hangs in the workshop."
+    assert dropped(made) == {"excluded by a reviewer": 1}
+    drill = [row for row in rows(made, "pairs") if row["id"] == ids["drill"]]
+    assert [row["chosen"] for row in drill] == ["The drill hangs in the workshop."]
+
+
+def test_a_chat_that_is_not_to_be_learned_from_leaves_no_trace(
+    books: Books, tmp_path: Path
+) -> None:
+    private = books.logger.open_conversation("ana", "Private")
+    say(books, "letter", conversation=private, thumb=1)
+    say(books, "salary", conversation=private, thumb=-1, correction="It is in the safe.")
+    say(books, "stamp", conversation=private, thumb=0)
+    Conversation.update(learn=False).where(Conversation.id == private).execute()
+    for thing in THINGS:
+        say(books, thing)
+    made = generator(books).generate(tmp_path)
+    text = "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
+    assert not [word for word in ("letter", "salary", "stamp", "safe") if word in text]
+    assert dropped(made)["not to be learned from"] == 2
+
+
+def test_votes_are_what_was_liked_and_what_was_not(books: Books, tmp_path: Path) -> None:
+    for thing in THINGS:
+        say(books, thing)
+    no = say(books, "ladle", thumb=-1, answer="In the river.")
+    say(books, "ladle", thumb=-1, answer="In the river.", user="ben")
+    fixed = say(books, "whisk", thumb=-1, answer="On the moon.", correction="In the drawer.")
+    say(books, "cancelled", thumb=-1, status=Status.CANCELLED)
+    made = generator(books).generate(tmp_path)
+    votes = rows(made, "votes")
+    bad = {row["completion"] for row in votes if not row["label"]}
+    assert bad == {"In the river.", "On the moon."}
+    assert {row["completion"] for row in votes if row["label"] and row["id"] == fixed} == {
+        "In the drawer."
+    }
+    assert made.votes == len(votes) == 8 + 1 + 2
+    assert no < fixed
+    assert all(row["prompt"][-1]["role"] == "user" for row in votes)
+
+
+def test_pairs_come_from_corrections_and_from_regenerated_answers(
+    books: Books, tmp_path: Path
+) -> None:
+    for thing in THINGS:
+        say(books, thing)
+    fixed = say(books, "whisk", thumb=-1, answer="On the moon.", correction="In the drawer.")
+    chat = books.logger.open_conversation("ana", "A chat")
+    first = say(books, "ladle", conversation=chat, answer="In the river.", thumb=-1)
+    second = say(
+        books, "ladle", conversation=chat, answer="On the hook.", thumb=0, regenerates=first
+    )
+    liked = say(books, "sieve", conversation=chat, answer="Behind you.")
+    say(books, "sieve", conversation=chat, answer="No idea.", thumb=0, regenerates=liked)
+    unrated = say(books, "spoon", conversation=chat, answer="Here.", thumb=0)
+    say(books, "spoon", conversation=chat, answer="There.", thumb=0, regenerates=unrated)
+    made = generator(books).generate(tmp_path)
+    pairs = {row["id"]: (row["chosen"], row["rejected"]) for row in rows(made, "pairs")}
+    assert pairs == {
+        fixed: ("In the drawer.", "On the moon."),
+        second: ("On the hook.", "In the river."),
+        liked: ("Behind you.", "No idea."),
+    }
+    turns = next(row["prompt"] for row in rows(made, "pairs") if row["id"] == liked)
+    assert [m["content"] for m in turns] == [
+        "Where is the ladle?",
+        "On the hook.",  # the answer it replaced is not part of the conversation any more
+        "Where is the sieve?",
+    ]
+
+
+def test_real_questions_join_the_rehearsal_people_taking_turns(
+    books: Books, tmp_path: Path
+) -> None:
+    for thing in THINGS:
+        say(books, thing)
+    for number in range(60):
+        user = "ana" if number < 50 else f"user {number}"
+        say(books, f"box {number} of a@b.de", user=user, thumb=0)
+    limits = replace(LIMITS, real_prompts=12)
+    made = [generator(books, limits).generate(tmp_path / name) for name in ("a", "b")]
+    assert made[0].sha256 == made[1].sha256
+    lines = [row for name in ("train", "val") for row in rows(made[0], name)]
+    real = [row for row in lines if row["source"] == "rehearsal" and "id" in row]
+    assert len(real) == 12
+    assert all("[EMAIL]" in row["messages"][0]["content"] for row in real)
+    assert sum(row["id"] > 58 for row in real) == 10  # the other ten people come first
+
+
+def test_the_manifest_names_everything_the_set_was_made_of(books: Books, tmp_path: Path) -> None:
+    ids = [say(books, thing) for thing in THINGS]
+    made = generator(books).generate(tmp_path)
+    told = json.loads((tmp_path / "manifest.json").read_text())
+    assert sorted(told["ids"]["train"] + told["ids"]["val"]) == ids
+    for name, digest in told["files"].items():
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+    assert set(told["files"]) == {f"{n}.jsonl" for n in ("train", "val", "votes", "pairs")}
+    assert (told["scorer"], told["settings"]["seed"]) == ("rules-1", 0)
+    assert told["train"] == made.train == len(told["ids"]["train"])
+
+
+def test_a_long_conversation_is_read_in_part(books: Books, tmp_path: Path) -> None:
+    chat = books.logger.open_conversation("ana", "Long")
+    for number in range(70):
+        say(books, f"page {number}", conversation=chat, thumb=0)
+    say(books, "end", conversation=chat)
+    for thing in THINGS:
+        say(books, thing)
+    made = generator(books).generate(tmp_path)
+    long = next(row for row in taught(made) if len(row["messages"]) > 2)
+    asked = [m["content"] for m in long["messages"] if m["role"] == "user"]
+    assert asked == [f"Where is the page {n}?" for n in range(62, 70)] + ["Where is the end?"]
+
+
+def test_only_thumbs_down_is_not_enough(books: Books, tmp_path: Path) -> None:
+    for thing in THINGS:
+        say(books, thing, thumb=-1)
+    made = generator(books).generate(tmp_path)
+    assert (made.enough, made.votes) == (False, 8)
+
+
+def test_a_thousand_copies_of_one_answer_are_one_example(books: Books, tmp_path: Path) -> None:
+    for number in range(300):
+        say(books, "drill", user=f"user {number}")
+    made = generator(books).generate(tmp_path)
+    assert (made.examples, dropped(made)) == (1, {"the same again": 299})
+    assert not made.enough

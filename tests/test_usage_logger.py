@@ -31,13 +31,27 @@ def test_a_row_is_there_before_its_answer(books: Books) -> None:
     assert only(books) == (Status.STARTED, "", None)
 
 
-def test_a_complete_answer_is_scored_and_timed(books: Books) -> None:
-    answered(books)
+def test_a_complete_answer_is_timed_and_waits_for_its_score(books: Books) -> None:
+    interaction = answered(books)
     (row,) = books.logger.get_records()
-    assert row.status is Status.COMPLETE
-    assert row.scorer == "rules-1"
-    assert 0.5 < (row.quality or 0) <= 1
+    assert (row.status, row.quality, row.scorer) == (Status.COMPLETE, None, None)
     assert (row.latency_s, row.first_token_s, row.finish_reason) == (1.5, 0.2, "stop")
+    assert books.logger.unscored(10) == [(interaction, None)]
+
+
+def test_an_answer_is_scored_once_for_ever(books: Books) -> None:
+    interaction = answered(books)
+    books.logger.score([(interaction, 0.7, "rules-1"), (interaction, 0.1, "scorer-0001")])
+    books.logger.score([(interaction, 0.2, "scorer-0001")])
+    (row,) = books.logger.get_records()
+    assert (row.quality, row.scorer) == (0.7, "rules-1")
+    assert books.logger.unscored(10) == []
+
+
+def test_the_newest_answers_are_scored_first(books: Books) -> None:
+    ids = [answered(books) for _ in range(5)]
+    books.logger.finish(asked(books), Outcome(Status.ERROR, "", 0.4, error="why"))
+    assert [id_ for id_, _ in books.logger.unscored(3)] == ids[:1:-1]
 
 
 @pytest.mark.parametrize("status", [Status.CANCELLED, Status.ERROR])

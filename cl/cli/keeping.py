@@ -1,13 +1,16 @@
 """Commands that keep people and data: users, import, export, backup, restore, doctor."""
 
 import argparse
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cl import backup as backups
 from cl import transfer
+from cl.cli import privacy
 from cl.cli.console import Console
 from cl.db.database import DatabaseProblem
 from cl.house import open_books, serve_alone, utc_now
@@ -17,6 +20,7 @@ from cl.records import Role
 from cl.settings import Settings
 
 _LEAST_FREE = 2_000_000_000
+_SHOWN, _LISTED = 20, 1000  # refused lines in words, and with --json
 
 
 def users(settings: Settings, args: argparse.Namespace, console: Console) -> int:
@@ -38,6 +42,10 @@ def users(settings: Settings, args: argparse.Namespace, console: Console) -> int
             return 0
         if not args.name:
             raise ValueError(f"users {args.action} needs a name.")
+        if args.action in ("export", "erase"):
+            return (privacy.export if args.action == "export" else privacy.erase)(
+                books, args, console, actor
+            )
         if args.action in ("add", "link"):
             role = Role(args.role)
             token = (
@@ -83,28 +91,51 @@ def export(settings: Settings, args: argparse.Namespace, console: Console) -> in
 
 def import_(settings: Settings, args: argparse.Namespace, console: Console) -> int:
     path = Path(args.file)
-    with open_books(settings) as books:
-        total = sum(1 for _ in _lines(path))
-        done = transfer.import_lines(
-            books.database,
-            books.logger,
-            _lines(path),
-            lambda number: console.progress(f"{number} of {total} lines", number / total),
-        )
-        text = [
-            f"{done.added} interactions added, {done.known} known already, {done.refused} lines refused."
-        ]
-        text += [f"  line {number}: {reason}" for number, reason in done.rejected]
-        if done.refused > len(done.rejected):
-            text.append(f"  and {done.refused - len(done.rejected)} more")
-        found = {
-            "added": done.added,
-            "known": done.known,
-            "refused": done.refused,
-            "rejected": done.rejected,
-        }
-        console.result(found, "\n".join(text))
-        return 1 if done.refused and not (done.added or done.known) else 0
+    total = path.stat().st_size if path.is_file() else 0
+    rejected: list[tuple[int, str]] = []
+
+    def tell(done: transfer.Imported) -> None:
+        share = min(1.0, done.bytes_read / total) if total else None
+        console.progress(f"{done.added:,} interactions, {done.known:,} lines known", share)
+
+    with open_books(settings) as books, _rejections(args.rejected, path) as write:
+
+        def refuse(number: int, reason: str) -> None:
+            write(number, reason)
+            if len(rejected) < _LISTED:
+                rejected.append((number, reason))
+
+        done = transfer.import_file(books.logger, path, tell, refuse)
+    names = ("added", "rated", "known", "refused")
+    found = {name: getattr(done, name) for name in names}
+    console.result(
+        {**found, "rejected": rejected},
+        f"{done.added} interactions added, {done.rated} known ones rated; "
+        f"{done.known} lines known already, {done.refused} refused.",
+    )
+    if not console.as_json:
+        for number, reason in rejected[:_SHOWN]:
+            print(f"  line {number}: {reason}", file=sys.stderr)
+        if done.refused > _SHOWN:
+            more = "" if args.rejected else "; --rejected PATH writes them all to a file"
+            print(f"  and {done.refused - _SHOWN} more{more}", file=sys.stderr)
+    return 0 if done.added or done.rated or done.known else 1
+
+
+@contextmanager
+def _rejections(to: str | None, source: Path) -> Iterator[Callable[[int, str], None]]:
+    """Writes every refused line's number and reason to a file, if one is named."""
+    if to is None:
+        yield lambda number, reason: None
+        return
+    if Path(to).exists() and source.exists() and Path(to).samefile(source):
+        raise ValueError("--rejected must name another file than the one to import.")
+    with Path(to).open("w", encoding="utf-8") as file:
+
+        def write(number: int, reason: str) -> None:
+            file.write(json.dumps({"line": number, "reason": reason}) + "\n")
+
+        yield write
 
 
 def backup(settings: Settings, args: argparse.Namespace, console: Console) -> int:
@@ -169,8 +200,3 @@ def _version(models: Path, name: str, base_sha256: str) -> tuple[bool, str]:
     except BadVersion as problem:
         return False, str(problem)
     return True, "whole"
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        yield from file

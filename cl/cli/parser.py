@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 from peewee import PeeweeException
 
 from cl.ab_test import Refused
-from cl.cli import demo, keeping, steering
+from cl.cli import demo, keeping, reviewing, steering
 from cl.cli.console import Console
 from cl.db.database import DatabaseProblem
 from cl.demo.story import StoryFailed
+from cl.forgetting import BeingErased
 from cl.house import AlreadyRunning
 from cl.model.base_model import NoModel
 from cl.model.engine.contract import EngineError
 from cl.model.versions import BadVersion
+from cl.records import Decision
+from cl.rules.formats import FORMATS
 from cl.settings import Settings, SettingsError, load_settings, quiet_libraries
 
 DONE, REFUSED, USAGE = 0, 1, 2
@@ -26,6 +29,7 @@ Command = Callable[[Settings, argparse.Namespace, Console], int]
 _EXPECTED = (
     AlreadyRunning,
     BadVersion,
+    BeingErased,
     DatabaseProblem,
     EngineError,
     LookupError,
@@ -66,6 +70,9 @@ def parser() -> argparse.ArgumentParser:  # noqa: PLR0915 (a list, one line a co
     generate.add_argument(
         "--out", required=True, metavar="DIR", help="folder for train.jsonl and val.jsonl"
     )
+    generate.add_argument(
+        "--format", choices=tuple(FORMATS), help="write it in this form for other trainers, too"
+    )
     add("train", steering.train, "a whole training run now: data, training, gate, deployment")
     deploy = add("deploy", steering.deploy, "put a published version into traffic")
     deploy.add_argument("version")
@@ -74,14 +81,30 @@ def parser() -> argparse.ArgumentParser:  # noqa: PLR0915 (a list, one line a co
     _reason(add("promote", steering.promote, "make the challenger champion"))
     _reason(add("retire", steering.retire, "end the test without promotion"))
     _reason(add("rollback", steering.rollback, "put the champion before back in service"))
+    review = add("review", reviewing.review, "what waits for a decision, or decide on one of them")
+    review.add_argument("interaction", nargs="?", type=int, metavar="ID")
+    review.add_argument("decision", nargs="?", choices=tuple(Decision))
+    review.add_argument("--prompt", default="", metavar="TEXT", help="edit: another question")
+    review.add_argument("--answer", default="", metavar="TEXT", help="edit: the answer to learn")
+    review.add_argument("--limit", type=int, default=20, metavar="N", help="how many to list")
+    _reason(review)
     add("export", keeping.export, "the log as JSON lines").add_argument(
         "file", help="a file, or - for stdout"
     )
-    add("import", keeping.import_, "add interactions from JSON lines").add_argument("file")
+    bring = add(
+        "import", keeping.import_, "add chat histories: our own, OpenAI, ShareGPT and others"
+    )
+    bring.add_argument("file")
+    bring.add_argument(
+        "--rejected", metavar="PATH", help="a file for every refused line's number and reason"
+    )
     users = add("users", keeping.users, "list people, add them, let them in again")
-    actions = ("list", "add", "link", "role", "deactivate", "activate")
+    actions = ("list", "add", "link", "role", "deactivate", "activate", "export", "erase")
     users.add_argument("action", choices=actions, nargs="?", default="list")
     users.add_argument("name", nargs="?")
+    users.add_argument("--to", metavar="FILE", help="where export writes a person's texts")
+    users.add_argument("--yes", action="store_true", help="erase without asking")
+    users.add_argument("--reason", default="", help="why erased; kept in the audit trail")
     users.add_argument("--role", choices=("staff", "admin"), default="staff")
     add("backup", keeping.backup, "copy the database and the versions").add_argument(
         "--to", metavar="DIR"

@@ -14,6 +14,7 @@ from cl.model.base_model import NoModel
 from cl.records import IterationReport, Step
 from cl.settings import Settings
 from cl.status import gauge_line, status_of, status_text
+from cl.transfer import convert_folder
 
 _FAILED = (Step.FAILED, Step.REJECTED, Step.CANCELLED, Step.NOT_ENOUGH_DATA)
 
@@ -38,7 +39,7 @@ def iterate(settings: Settings, args: argparse.Namespace, console: Console) -> i
     house = _house(settings, console)
     try:
         if args.force:
-            house.loop.request_training(_person(), "forced on the command line")
+            house.loop.request_training(person(), "forced on the command line")
         with console.watching(lambda: house.loop.doing):
             reports = _iterate(house, console, everything=args.all)
     finally:
@@ -59,16 +60,20 @@ def train(settings: Settings, args: argparse.Namespace, console: Console) -> int
 def generate(settings: Settings, args: argparse.Namespace, console: Console) -> int:
     house = _house(settings, console)
     try:
-        made = house.data.generate(Path(args.out), tell=console.progress)
+        with house.books.forgetting.at_rest():
+            made = house.data.generate(Path(args.out), tell=console.progress)
     finally:
         house.close()
+    converted = convert_folder(Path(args.out), args.format) if args.format else []
     lines = [f"{step.name:<26} {step.kept:>7}  {_reasons(step.dropped)}" for step in made.funnel]
     verdict = "Enough to train on." if made.enough else f"Not enough to train on: {made.reason}."
     lines += [
         "",
         f"{made.train} examples in train.jsonl and {made.val} in val.jsonl under {made.folder}. {verdict}",
     ]
-    console.result(dataclasses.asdict(made), "\n".join(lines))
+    lines += [f"Also written: {path}." for path in converted]
+    found = dataclasses.asdict(made)
+    console.result({**found, "converted": [str(path) for path in converted]}, "\n".join(lines))
     return 0
 
 
@@ -102,7 +107,7 @@ def deploy(settings: Settings, args: argparse.Namespace, console: Console) -> in
     try:
         house.versions.check(args.version)
         state = house.books.ab_test.deploy_challenger(
-            args.version, actor=_person(), reason=args.reason
+            args.version, actor=person(), reason=args.reason
         )
     finally:
         house.close()
@@ -129,7 +134,7 @@ def _change(
     settings: Settings, args: argparse.Namespace, console: Console, action: str, words: str
 ) -> int:
     with open_books(settings) as books:
-        name = getattr(books.ab_test, action)(actor=_person(), reason=args.reason)
+        name = getattr(books.ab_test, action)(actor=person(), reason=args.reason)
         state = books.ab_test.state()
     console.result({"state": state.value, "version": name}, f"{name} {words}.")
     return 0
@@ -167,7 +172,7 @@ def _number(value: Any) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _person() -> str:
+def person() -> str:
     """Who stands at the terminal, for the audit trail."""
     try:
         return f"{getpass.getuser()} (terminal)"

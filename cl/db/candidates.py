@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from peewee import JOIN, Case, fn
+from peewee import JOIN, SQL, Case, fn
 
 from cl.db.tables import Conversation, Feedback
 from cl.db.tables import Interaction as Row
@@ -96,23 +96,48 @@ def regenerated(up_to_id: int) -> Iterator[tuple[int, int]]:
             yield (later, earlier) if difference > 0 else (earlier, later)
 
 
-def counts(up_to_id: int, limits: tuple[float, float]) -> dict[tuple[str, str], int]:
-    """How many interactions nobody rated there are, by status and by quality.
+def band(quality: float | None, maybe: float, good: float) -> str:
+    """Which of four kinds a quality is: "none", "low", "maybe", "good"."""
+    if quality is None:
+        return "none"
+    return "low" if quality < maybe else "maybe" if quality < good else "good"
 
-    The qualities are "none", "low" (below the first limit), "maybe" (below the second), "good".
-    """
-    low, good = limits
-    band = Case(
-        None,
-        ((Row.quality.is_null(), "none"), (Row.quality < low, "low"), (Row.quality < good, "maybe")),
-        "good",
+
+def counts(up_to_id: int, maybe: float, good: float) -> dict[tuple[str, str | None, str], int]:
+    """How many interactions there are by status, scorer and band of quality."""
+    kinds = (
+        (Row.quality.is_null(), "none"),
+        (Row.quality < maybe, "low"),
+        (Row.quality < good, "maybe"),
+    )
+    kind = Case(None, kinds, "good").alias("band")
+    query: Any = (
+        Row.select(Row.status, Row.scorer, kind, fn.COUNT(Row.id))
+        .where(Row.id <= up_to_id)
+        .group_by(
+            Row.status, Row.scorer, SQL("band")
+        )  # by its name: PostgreSQL takes no parameters here
+    )
+    return {(status, scorer, name): n for status, scorer, name, n in query.tuples()}
+
+
+def unrated_questions(ids: Collection[int], most_chars: int) -> list[tuple[int, str, str]]:
+    """(id, user, prompt) of those that opened a conversation and that nobody rated."""
+    earlier = Row.alias()
+    opened = ~fn.EXISTS(
+        earlier.select(earlier.id).where(
+            (earlier.conversation == Row.conversation) & (earlier.id < Row.id)
+        )
     )
     query: Any = (
-        Row.select(Row.status, band, fn.COUNT(Row.id))
-        .where(Row.id <= up_to_id)
-        .group_by(Row.status, band)
+        Row.select(Row.id, Row.user, Row.prompt)
+        .join(Conversation)
+        .switch(Row)
+        .join(Feedback, JOIN.LEFT_OUTER)
+        .where(Row.id.in_(list(ids)) & (Row.status == Status.COMPLETE) & Conversation.learn)
+        .where(Feedback.id.is_null() & (fn.LENGTH(Row.prompt) <= most_chars) & opened)
     )
-    return {(status, quality): n for status, quality, n in query.tuples()}
+    return list(query.tuples())
 
 
 def _examples(rows: list[tuple[Any, ...]]) -> list[Example]:
@@ -173,7 +198,7 @@ def _contexts(rows: list[tuple[Any, ...]]) -> dict[int, tuple[Message, ...]]:
             latest = _turns((Row.conversation == conversation) & (Row.id < id_))
             latest = latest.order_by(Row.id.desc()).limit(3 * MAX_TURNS)
             known = [Turn(*turn) for _, *turn in latest][::-1]
-        found[id_] = as_messages(turns_before(known, id_, regenerates))
+        found[id_] = as_messages(turns_before(known, id_, regenerates)[-MAX_TURNS:])
     return found
 
 

@@ -76,7 +76,7 @@ def _connect(path: Path, url: str) -> Database:
             "journal_mode": "wal",
             "synchronous": "full",
             "foreign_keys": 1,
-            "cache_size": -64000,
+            "cache_size": -32000,
         },
         timeout=10,
         lock_type="immediate",

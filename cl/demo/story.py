@@ -199,6 +199,8 @@ class Story:
         for start in range(0, len(open_turns), _AT_ONCE):
             portion = open_turns[start : start + _AT_ONCE]
             asyncio.run(self._portion(portion))
+            while self._books.scoring.score_pending():
+                pass
             self._clock.skip(0.5)
             self._say(
                 f"{what}: {len(turns) - len(open_turns) + start + len(portion)} of {len(turns)}"

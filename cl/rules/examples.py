@@ -1,10 +1,10 @@
 """What can be learned from one interaction, and the keys it is known by."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from cl.records import Message, Status
+from cl.records import NOBODY, Message, Status
 from cl.rules.text import content_key
 
 MAX_TURNS = 8  # of the conversation before a prompt; older ones are left out
@@ -20,11 +20,11 @@ class Turn:
     regenerates: int | None = None  # the turn whose answer this one was to replace
 
 
-def turns_before(turns: Sequence[Turn], id_: int, regenerates: int | None) -> list[Turn]:
-    """What a turn has before it: without answers that were regenerated, at most MAX_TURNS."""
+def turns_before(turns: Iterable[Turn], id_: int, regenerates: int | None) -> list[Turn]:
+    """What a turn has before it: without answers that were regenerated."""
     earlier = [turn for turn in turns if turn.id < id_]
     replaced = {turn.regenerates for turn in earlier} | {regenerates}
-    return [turn for turn in earlier if turn.id not in replaced][-MAX_TURNS:]
+    return [turn for turn in earlier if turn.id not in replaced]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Example:
     @property
     def is_correction(self) -> bool:
         return self.rejected is not None
+
+    @property
+    def person(self) -> str:
+        """Whose share it counts towards; in histories without names each conversation is somebody."""
+        return self.user if self.user != NOBODY else f"{NOBODY} {self.conversation_id}"
 
     @property
     def source(self) -> str:

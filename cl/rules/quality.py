@@ -92,6 +92,9 @@ _REFUSALS = (
 )
 
 
+_REPETITIVE, _ENDLESS = 0.1, 0.3  # share of word triples that occurred before
+
+
 @dataclass(frozen=True)
 class Quality:
     """A score in [0, 1] and the faults that lowered it, in words."""
@@ -114,7 +117,7 @@ def score(prompt: str, answer: str, finish_reason: str | None = "stop") -> Quali
 def _faults(prompt: str, answer: str, finish_reason: str | None) -> Iterator[tuple[float, str]]:
     asked, said = words(prompt), words(answer)
     repeated = repetition(said)
-    if repeated > 0.1:
+    if repeated > _REPETITIVE:
         yield min(0.6, repeated), "repeats itself"
     if finish_reason in ("length", "time"):
         yield 0.25, "breaks off"
@@ -130,8 +133,21 @@ def _faults(prompt: str, answer: str, finish_reason: str | None) -> Iterator[tup
         )
     if any(phrase in answer.lower().replace("’", "'") for phrase in _REFUSALS):
         yield 0.2, "refuses"
-    if "�" in answer or "<|" in answer:
+    if _is_broken(answer):
         yield 0.4, "broken characters"
+
+
+def malformed(answer: str) -> str | None:
+    """The fault for which an answer is never learned, whatever people and scorers say of it."""
+    if not answer.strip():
+        return "empty"
+    if repetition(words(answer)) > _ENDLESS:
+        return "repeats itself"
+    return "broken characters" if _is_broken(answer) else None
+
+
+def _is_broken(answer: str) -> bool:
+    return "\ufffd" in answer or "<|" in answer
 
 
 def repetition(said: list[str]) -> float:

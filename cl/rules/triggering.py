@@ -1,4 +1,4 @@
-"""When to retrain: the cooldown, then four triggers in a fixed order.
+"""When to retrain: the cooldown, then five triggers in a fixed order.
 
 The counts go by interaction id since the last training, not by clock, so imports and clock jumps
 cannot start a training twice. Every gauge is read and returned, whether or not anything fires.
@@ -23,6 +23,7 @@ class Readings:
     baseline_quality: float | None  # of the version in service, when it was fresh
     recent_quality: float | None
     recent_errors: float | None  # share in [0, 1]
+    erasures: int = 0  # of texts that a version in traffic learned from
 
 
 def decide(readings: Readings, limits: TriggerLimits, now: datetime) -> TriggerResult:
@@ -32,6 +33,7 @@ def decide(readings: Readings, limits: TriggerLimits, now: datetime) -> TriggerR
         _scheduled(readings, limits, now),
         _quality_drop(readings, limits),
         _error_rate(readings, limits),
+        _erasure(readings),
     )
     cooldown = _cooldown(readings, limits, now)
     everything = (cooldown, *gauges)
@@ -93,6 +95,18 @@ def _quality_drop(readings: Readings, limits: TriggerLimits) -> Gauge:
         drop > limits.max_quality_drop + _DUST,
         text,
     )
+
+
+def erasures_text(count: int) -> str:
+    """How many erasures wait for a rebuild, in words."""
+    if not count:
+        return "no erasure waits for a rebuild"
+    return "1 erasure waits for a rebuild" if count == 1 else f"{count} erasures wait for a rebuild"
+
+
+def _erasure(readings: Readings) -> Gauge:
+    count = readings.erasures
+    return Gauge("erasure", count, 1, "erasures", count >= 1, erasures_text(count))
 
 
 def _error_rate(readings: Readings, limits: TriggerLimits) -> Gauge:

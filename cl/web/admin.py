@@ -16,7 +16,7 @@ from cl.house import House
 from cl.model.training_job import read_losses
 from cl.records import Role, User
 from cl.status import status_of
-from cl.web import look, panels, plots
+from cl.web import look, panels, plots, review, rights
 
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _TICK_SECONDS = 2.0
@@ -72,6 +72,7 @@ class AdminPage:
             heading,
             plots.funnel(steps),
             panels.funnel_reasons(steps),
+            panels.scorer(self._books.scoring.report()),
             panels.feedback(reports.latest_feedback(50)),
         )
 
@@ -124,14 +125,14 @@ class AdminPage:
         user = self._admin(request)
         reason = (reason or "").strip()
         if not _LEAST_REASON <= len(reason) <= _MOST_REASON:
-            raise _problem(f"Please write a reason, of at most {_MOST_REASON} characters.")
+            raise rights.problem(f"Please write a reason, of at most {_MOST_REASON} characters.")
         asked_now, act = self._effect(action)
         if asked_now != question:
-            raise _problem(f"The state has changed. Now the question is: {asked_now}")
+            raise rights.problem(f"The state has changed. Now the question is: {asked_now}")
         try:
             act(user.name, reason)
         except (Refused, LookupError) as problem:
-            raise _problem(problem) from None
+            raise rights.problem(problem) from None
         self._house.worker.wake()
         gr.Success("Done.", duration=3)
         return gr.Column(visible=False), "", *self.refresh(request)
@@ -160,7 +161,7 @@ class AdminPage:
             return f"Cancel training run {run['id']}? What it did so far is lost.", (
                 lambda who, why: loop.cancel_training(who, why, expected=run["id"])
             )
-        raise _problem("There is nothing to do that with at the moment.")
+        raise rights.problem("There is nothing to do that with at the moment.")
 
     # -- people ----------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ class AdminPage:
         try:
             token = self._books.accounts.add((name or "").strip(), Role(role), user.name)
         except ValueError as problem:
-            raise _problem(problem) from None
+            raise rights.problem(problem) from None
         return self._people(), _link(name.strip(), token)
 
     def new_link(self, name: str, request: gr.Request) -> tuple[str, str]:
@@ -178,27 +179,24 @@ class AdminPage:
         try:
             return self._people(), _link(name, self._books.accounts.new_link(name, user.name))
         except ValueError as problem:
-            raise _problem(problem) from None
+            raise rights.problem(problem) from None
 
     def switch_person(self, name: str, request: gr.Request) -> tuple[str, str]:
         """Deactivate an active person, activate a deactivated one."""
         user = self._admin(request)
         found = self._books.accounts.find((name or "").strip())
         if found is None:
-            raise _problem(f"There is no user {name}.")
+            raise rights.problem(f"There is no user {name}.")
         try:
             self._books.accounts.set_active(found.name, not found.active, user.name)
         except ValueError as problem:
-            raise _problem(problem) from None
+            raise rights.problem(problem) from None
         return self._people(), ""
 
     # -- inside ----------------------------------------------------------------------------
 
     def _admin(self, request: gr.Request) -> User:
-        user = self._books.accounts.find(request.username)
-        if user is None or not user.is_admin or not user.active:
-            raise _problem("Admins only.")
-        return user
+        return rights.admin(self._books.accounts, request)
 
     def _overview(self, found: dict[str, Any]) -> tuple[Any, ...]:
         problem = self._house.worker.problem
@@ -260,7 +258,7 @@ def build(house: House) -> gr.Blocks:
                 with gr.Tab("Overview", id="overview"):
                     overview, drawings, buttons = _overview_tab()
                 with gr.Tab("Data", id="data") as data_tab:
-                    data = _data_tab()
+                    data = _data_tab(house, data_tab)
                 with gr.Tab("Training", id="training") as training_tab:
                     training = _training_tab()
                 with gr.Tab("Versions", id="versions") as versions_tab:
@@ -312,15 +310,17 @@ def _overview_tab() -> tuple[list[Any], list[Any], list[tuple[str, gr.Button]]]:
     return [status, gauges, promote, retire, retrain, rollback], drawings, buttons
 
 
-def _data_tab() -> list[Any]:
+def _data_tab(house: House, tab: gr.Tab) -> list[Any]:
+    review.build(house.books, tab)
     with gr.Column(elem_classes="box"):
         heading = look.html()
         drawing = gr.Plot(show_label=False, container=False, elem_id="plot-funnel")
         reasons = look.html()
+    scorer = look.html(elem_id="scorer")
     with gr.Column(elem_classes="box"):
         look.html("<div class='title'>What people said last</div>")
         said = look.html(elem_id="said")
-    return [heading, drawing, reasons, said]
+    return [heading, drawing, reasons, scorer, said]
 
 
 def _training_tab() -> list[Any]:
@@ -434,7 +434,3 @@ def _link(name: str, token: str) -> str:
         f"<p>One-time link for <b>{escape(name)}</b>, good for three days. Send it to them alone.</p>"
         f"<code>/signin?link={escape(token)}</code>"
     )
-
-
-def _problem(reason: object) -> gr.Error:
-    return gr.Error(str(reason), print_exception=False, duration=8)

@@ -62,6 +62,7 @@ _DRAFT_JS = """() => { const draft = sessionStorage.getItem('draft'); sessionSto
 # The panel takes room from the chat: the answer that was just rated must not vanish behind it.
 _KEEP_IN_SIGHT_JS = """() => { const rated = document.activeElement;
   setTimeout(() => rated?.closest('#chat') && rated.scrollIntoView({block: 'end'}), 200); }"""
+_PRIVATE = "Nothing in it is used for training. It is stored as always, and thumbs still count."
 _SUFFIX = {
     Status.STARTED: "*(still being written)*",
     Status.CANCELLED: "*(stopped)*",
@@ -94,6 +95,7 @@ class ChatPage:
             self._history(_who(request), number),
             self._messages(turns),
             gr.Column(visible=False),
+            self._is_private(request, number),
         )
 
     def fresh(self, request: gr.Request) -> tuple[Any, ...]:
@@ -105,17 +107,31 @@ class ChatPage:
             empty,
             gr.Column(visible=False),
             _composer(value=""),
+            False,
         )
+
+    def learning(self, private: bool, conversation: str | None, request: gr.Request) -> bool:
+        """Store whether this chat may be learned from; a new one is told when it begins."""
+        name, number = _who(request), _number(conversation)
+        if number is not None:
+            try:
+                self._logger.set_learning(name, number, not private)
+            except LookupError as problem:
+                raise _problem(problem) from None
+        return bool(private)
 
     # -- talking ---------------------------------------------------------------------------
 
-    def begin(self, text: str, conversation: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """Take a message in, and show it."""
-        name = _who(request)
+    def begin(
+        self, text: str, conversation: str | None, private: bool, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """Take a message in, and show it. `private` counts for a new chat; others have it stored."""
+        name, known = _who(request), _number(conversation)
         try:
-            number, interaction = self._house.assistant.begin(
-                name, text or "", _number(conversation)
-            )
+            with self._logger.at_once():
+                number, interaction = self._house.assistant.begin(name, text or "", known)
+                if known is None and private:
+                    self._logger.set_learning(name, number, False)
         except (Unanswerable, LookupError) as problem:
             raise _problem(problem) from None
         except PeeweeException:
@@ -136,9 +152,13 @@ class ChatPage:
         )
 
     def example(
-        self, conversation: str | None, event: gr.SelectData, request: gr.Request
+        self,
+        conversation: str | None,
+        private: bool,
+        event: gr.SelectData,
+        request: gr.Request,
     ) -> tuple[Any, ...]:
-        return self.begin(str(event.value["text"]), conversation, request)
+        return self.begin(str(event.value["text"]), conversation, private, request)
 
     async def answer(
         self, conversation: str, interaction: str, request: gr.Request
@@ -250,6 +270,10 @@ class ChatPage:
         votes = [{1: "Like", -1: "Dislike"}.get(t.feedback.thumb) for t in turns]
         return gr.Chatbot(value=_to_messages(turns), feedback_value=votes)
 
+    def _is_private(self, request: gr.Request, number: int | None) -> bool:
+        known = self._logger.conversations(_who(request))
+        return next((not c.learn for c in known if c.id == number), False)
+
     def _history(self, name: str, open_: int | None) -> dict[str, Any]:
         found = self._logger.conversations(name)
         today = self._house.books.clock()
@@ -309,22 +333,24 @@ def build(house: House) -> gr.Blocks:
                 elem_id="composer",
                 max_length=house.books.settings.chat.max_message_chars,
             )
+            private = _privacy_switch()
             look.html(
                 "Enter sends, Shift+Enter adds a line, Esc stops, Ctrl+Shift+O starts a new chat.",
                 elem_id="foot",
             )
         blocks.load(page.load, None, [top, history, box], **_QUIET)
         blocks.load(None, None, None, js=_DRAFT_JS)
-        history.select(page.open, None, [conversation, history, box, panel], **_QUIET)
-        new.click(page.fresh, None, [conversation, history, box, panel, text], **_QUIET)
+        history.select(page.open, None, [conversation, history, box, panel, private], **_QUIET)
+        new.click(page.fresh, None, [conversation, history, box, panel, text, private], **_QUIET)
+        private.input(page.learning, [private, conversation], private, **_QUIET)
         begun = [conversation, interaction, text, box, history, panel]
         running = [
             start.success(
                 page.answer, [conversation, interaction], box, concurrency_limit=None, **_QUIET
             )
             for start in (
-                text.submit(page.begin, [text, conversation], begun, **_QUIET),
-                box.example_select(page.example, conversation, begun, **_QUIET),
+                text.submit(page.begin, [text, conversation, private], begun, **_QUIET),
+                box.example_select(page.example, [conversation, private], begun, **_QUIET),
             )
         ]
         for event in running:
@@ -351,6 +377,19 @@ def _composer(**changes: Any) -> gr.Textbox:
             **changes,
         }
     )
+
+
+def _privacy_switch() -> gr.Checkbox:
+    with gr.Row(elem_id="privacy"):
+        private = gr.Checkbox(
+            label="Don't learn from this chat",
+            container=False,
+            scale=0,
+            min_width=200,
+            elem_id="private",
+        )
+        look.html(_PRIVATE, elem_id="private-hint")
+    return private
 
 
 def _feedback_panel() -> tuple[gr.Column, list[Any], gr.Button, gr.Button]:

@@ -5,7 +5,9 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from cl.records import State, Version
+from cl.records import Decision, Message, Reviewed, State, Version
+from cl.rules.examples import Example
+from cl.rules.review_order import ReviewItem
 from cl.rules.text import shorten
 
 _STATES = {
@@ -20,6 +22,7 @@ _GAUGES = {
     "scheduled": "Time since training",
     "quality_drop": "Quality drop",
     "error_rate": "Errors",
+    "erasure": "Erasures",
 }
 
 
@@ -326,6 +329,126 @@ def feedback(found: Sequence[dict[str, Any]]) -> str:
         "Version",
     )
     return table(headers, rows, "Nobody has given a thumb yet.")
+
+
+def scorer(info: Mapping[str, Any]) -> str:
+    """The scorer that looks at every example: how good it is, and whether it decides anything."""
+    auc, low, high = info.get("auc"), info.get("auc_low"), info.get("auc_high")
+    labels = info.get("labels")
+    between = "" if None in (low, high) else f"; 90 % interval {low:.2f} to {high:.2f}"
+    decides = "decides what is learned" if info.get("may_select") else "decides nothing"
+    cards = [
+        card("Scorer", info.get("name") or "none", decides),
+        card(
+            "Learned from",
+            "-" if labels is None else f"{labels:,}",
+            f"ratings: {_count(info.get('ups'))} up, {_count(info.get('downs'))} down",
+        ),
+        card("Tells good from bad", _figure(auc), f"AUC; 0.5 is chance, 1 perfect{between}"),
+        card("Brier score", _figure(info.get("brier")), "0 is perfect, 0.25 knows nothing"),
+        card(
+            "Calibration error",
+            _figure(info.get("calibration_error")),
+            "how far its scores are from the share of thumbs up",
+        ),
+    ]
+    text = escape(info.get("text") or "")
+    return (
+        f"<div class='title'>The scorer <span class='mut'>{escape(info.get('stage') or '')}</span></div>"
+        f"<p class='mut small'>{text}</p><div class='cards'>{''.join(cards)}</div>"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def review_counts(waiting: int, decided: Mapping[Decision, int], reach: int) -> str:
+    """How much of the review is done."""
+    done = [
+        f"{decided[decision]:,} {words}"
+        for decision, words in (
+            (Decision.KEEP, "kept"),
+            (Decision.EXCLUDE, "excluded"),
+            (Decision.EDIT, "edited"),
+        )
+    ]
+    return (
+        "<div class='title'>Review what will be learned "
+        f"<span class='mut'>{', '.join([f'{waiting:,} waiting', *done])}</span></div>"
+        f"<div class='mut small'>From the latest {reach:,} ratings, the uncertain and the influential"
+        " first; every tenth is drawn at random. A decision holds for the same words anywhere.</div>"
+    )
+
+
+def review_card(item: ReviewItem | None, place: int, of: int) -> str:
+    """One example that waits: why it is shown, and all there is to read of it."""
+    if item is None:
+        return "<div class='none'>Nothing waits for a decision.</div>"
+    example = item.example
+    marks = {1: pill("thumb up", "good"), -1: pill("thumb down", "bad")}
+    score = "not scored" if example.quality is None else f"score {example.quality:.2f}"
+    facts = [
+        f"{place:,} of {of:,}",
+        f"from {example.user}",
+        f"{score} by {example.scorer}" if example.quality is not None and example.scorer else score,
+        f"asked {item.times:,} times" if item.times > 1 else "",
+        f"interaction {example.interaction_id}",
+    ]
+    parts = [
+        f"<div class='facts'>{pill(item.why)}{marks.get(example.thumb, '')}"
+        f"<span class='mut'>{escape(' · '.join(filter(None, facts)))}</span></div>"
+    ]
+    if example.context:
+        turns = "\n\n".join(_turn(message) for message in example.context)
+        parts.append(_reading("Earlier in this chat", turns))
+    parts.append(_reading("Question", escape(example.prompt)))
+    if example.rejected is not None:
+        parts.append(_reading("The answer it got", escape(example.rejected)))
+    name = "The better answer, to be learned" if example.is_correction else "Answer, to be learned"
+    parts.append(_reading(name, escape(example.answer), "learned"))
+    return f"<article class='review'>{''.join(parts)}</article>"
+
+
+def _turn(message: Message) -> str:
+    who = {"user": "Question", "assistant": "Answer"}.get(message["role"], message["role"])
+    return f"<b>{escape(who)}</b>\n{escape(message['content'])}"
+
+
+def _reading(name: str, markup: str, kind: str = "") -> str:
+    """A text of any length; long ones scroll, by keyboard, too."""
+    return (
+        f"<h3>{escape(name)}</h3>"
+        f"<div class='text {kind}' tabindex='0' role='group' aria-label='{escape(name)}'>{markup}</div>"
+    )
+
+
+def decisions(found: Sequence[tuple[Reviewed, Example | None]]) -> str:
+    """What was decided, each with a button to take it back."""
+    colours = {Decision.KEEP: "good", Decision.EXCLUDE: "bad", Decision.EDIT: "warn"}
+    words = {Decision.KEEP: "kept", Decision.EXCLUDE: "excluded", Decision.EDIT: "edited"}
+    rows = [
+        (
+            _undo(r.key),
+            pill(words[r.decision], colours[r.decision]),
+            r.at,
+            r.actor,
+            r.prompt or (example.prompt if example else "(no longer there)"),
+            r.answer or (example.answer if example else "(no longer there)"),
+            r.reason,
+        )
+        for r, example in found
+    ]
+    headers = ("", "Decision", "When (UTC)", "Who", "Question", "Answer", "Reason")
+    return table(headers, rows, "Nothing has been decided yet.")
+
+
+def _undo(key: str) -> Markup:
+    return Markup(f"<button type='button' class='undo' data-key='{escape(key)}'>Undo</button>")
 
 
 def iterations(found: Sequence[dict[str, Any]]) -> str:

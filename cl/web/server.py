@@ -26,6 +26,7 @@ def create_app(house: House) -> FastAPI:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         house.worker.start()
+        house.books.scoring.start()
         yield
         house.worker.stop()
 

@@ -18,6 +18,8 @@ WITHOUT_A_MODEL = [
     ("promote",),
     ("retire",),
     ("rollback",),
+    ("review",),
+    ("review", "7", "keep"),
     ("export", "out.jsonl"),
     ("users",),
     ("backup", "--to", "kept/a"),
@@ -122,6 +124,48 @@ def test_a_model_that_cannot_be_had_is_one_sentence(
     assert (code, err) == (1, "There is no file nothing.gguf. Check CL_MODEL.\n")
 
 
+def test_examples_are_reviewed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.jsonl").write_text("".join(LINE % n for n in range(4)), encoding="utf-8")
+    call(capsys, "import", "in.jsonl")
+    _, found = call_json(capsys, "review", "--limit", "3")
+    assert (found["waiting"], found["keep"], len(found["items"])) == (4, 0, 3)
+    assert {"id", "key", "why", "propensity", "prompt", "answer"} <= set(found["items"][0])
+    first, second, third = (item["id"] for item in found["items"])
+    assert call(capsys, "review", str(first), "keep")[:2] == (0, f"Interaction {first}: keep.\n")
+    assert call(capsys, "review", str(second), "edit", "--answer", "B.", "--reason", "x")[0] == 0
+    assert call_json(capsys, "review", str(third), "exclude")[1]["decision"] == "exclude"
+    code, out, _ = call(capsys, "review")
+    assert code == 0
+    assert len(out.splitlines()) == 1
+    assert "A." in out
+    found = call_json(capsys, "review")[1]
+    assert [found[name] for name in ("waiting", "keep", "exclude", "edit")] == [1, 1, 1, 1]
+    with fake_books(folder, utc_now) as books:
+        (edited,) = (r for r in books.reviews.decisions().values() if r.answer)
+    assert (edited.interaction_id, edited.answer, edited.reason) == (second, "B.", "x")
+    assert edited.actor.endswith("(terminal)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("99", "keep"), "There is no interaction 99."),
+        (("1",), "Say keep, exclude or edit"),
+        (("1", "edit"), "An edit needs an answer."),
+        (("1", "keep", "--answer", "B."), "go with edit, not with keep"),
+        (("--limit", "0"), "--limit is at least 1"),
+    ],
+)
+def test_a_review_that_cannot_be_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    Path("in.jsonl").write_text(LINE % 1, encoding="utf-8")
+    call(capsys, "import", "in.jsonl")
+    code, out, err = call(capsys, "review", *arguments)
+    assert (code, out) == (1, "")
+    assert told in err
+
+
 def test_import_and_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in.jsonl").write_text(LINE % 1 + "nonsense\n" + LINE % 2, encoding="utf-8")
     code, found = call_json(capsys, "import", "in.jsonl")
@@ -205,7 +249,17 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in "status", "check-triggers", "iterate", "generate", "train", "deploy", "compare":
         assert name in text
-    for name in "promote", "retire", "rollback", "export", "import", "users", "backup", "restore":
+    for name in (
+        "promote",
+        "retire",
+        "rollback",
+        "review",
+        "export",
+        "import",
+        "users",
+        "backup",
+        "restore",
+    ):
         assert name in text
     assert "doctor" in text
     assert "demo" in text

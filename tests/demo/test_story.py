@@ -10,13 +10,13 @@ from cl.db.tables import Interaction
 from cl.demo import script
 from cl.demo.story import Story, StoryClock, StoryFailed, story_settings
 from cl.house import House, open_books
-from tests.fakes import FakeTrainer, fake_house, fake_settings
+from tests.fakes import FakeReader, FakeTrainer, fake_house, fake_settings
 
 FACTS = script.read_facts()
 
 
 def house_in(folder: Path, clock: StoryClock, trainer: FakeTrainer | None = None) -> House:
-    books = open_books(story_settings(fake_settings(folder)), clock)
+    books = open_books(story_settings(fake_settings(folder)), clock, FakeReader)
     return fake_house(books, trainer)
 
 

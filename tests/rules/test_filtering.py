@@ -2,18 +2,21 @@
 
 import random
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
-from cl.records import Arm, Feedback, FunnelStep, Interaction, Message, Status
+from cl.records import NOBODY, FunnelStep, Message, Status
+from cl.rules.examples import Example
 from cl.rules.filtering import (
-    Example,
-    narrow,
-    rejected_by_feedback,
+    Candidate,
+    Funnel,
+    over_size,
+    rejected_by_form,
     rejected_by_quality,
+    rejected_by_scorer,
     rephrased,
     scrubbed,
+    short_key,
     too_few,
     user_cap,
 )
@@ -34,25 +37,29 @@ LIMITS = DataLimits(
 BEFORE: tuple[Message, ...] = ({"role": "user", "content": "Who signs invoices?"},)
 
 
-def row(
+SCORER = "scorer-0001"
+
+
+def scored(
     quality: float | None = 0.9,
     status: Status = Status.COMPLETE,
     *,
-    thumb: int = 0,
+    thumb: int = 1,
     correction: str = "",
-) -> Interaction:
-    return Interaction(
-        id=1,
-        user="ana",
+    scorer: str | None = SCORER,
+) -> Example:
+    return Example(
+        interaction_id=1,
         conversation_id=1,
+        user="ana",
         prompt="Who approves travel?",
-        answer="Mirela Dorn.",
-        status=status,
+        answer=correction or "Mirela Dorn.",
         version="base",
-        arm=Arm.DEFAULT,
-        created_at=datetime(2026, 1, 5, tzinfo=UTC),
+        thumb=thumb,
+        rejected="Nobody." if correction else None,
+        status=status,
         quality=quality,
-        feedback=Feedback(thumb=thumb, correction=correction),
+        scorer=scorer,
     )
 
 
@@ -63,7 +70,6 @@ def example(
     source: str = "thumb",
     *,
     user: str = "ana",
-    score: float = 1.0,
     context: tuple[Message, ...] = (),
 ) -> Example:
     return Example(
@@ -72,64 +78,106 @@ def example(
         user=user,
         prompt=prompt or f"question {number}",
         answer=answer or f"answer {number}",
-        source=source,
-        score=score,
+        rejected="No." if source == "correction" else None,
         version="base",
         context=context,
     )
 
 
-def kept(
-    *examples: Example, disliked: frozenset[str] = frozenset(), limits: DataLimits = LIMITS
-) -> list[int]:
-    return [e.interaction_id for e in narrow(examples, set(disliked), limits)[0]]
+def corrected(one: Example) -> Example:
+    return replace(one, rejected="No.")
+
+
+def through(
+    *examples: Example,
+    disliked: frozenset[str] = frozenset(),
+    limits: DataLimits = LIMITS,
+    scores: dict[int, float] | None = None,
+    reviewed: frozenset[int] = frozenset(),
+) -> Funnel:
+    """A funnel that has taken these, corrections before thumbs and the newest first."""
+    funnel = Funnel({short_key(key) for key in disliked}, limits)
+    for e in sorted(examples, key=lambda e: (not e.is_correction, -e.interaction_id)):
+        score = (scores or {}).get(e.interaction_id, 1.0)
+        funnel.take(e, score, is_reviewed=e.interaction_id in reviewed)
+    return funnel
+
+
+def kept(*examples: Example, **how: object) -> list[int]:
+    return [c.interaction_id for c in through(*examples, **how).result()[0]]
 
 
 def reasons(*examples: Example) -> dict[str, dict[str, int]]:
     """What each step dropped, by its name; steps that dropped nothing left out."""
-    return {step.name: step.dropped for step in narrow(examples, set(), LIMITS)[1] if step.dropped}
+    return {step.name: step.dropped for step in through(*examples).result()[1] if step.dropped}
 
 
 @pytest.mark.parametrize(
-    ("quality", "thumb", "newest", "why"),
+    ("quality", "newest", "why"),
     [
-        (0.70, 0, 0.0, None),
-        (0.69, 0, 1.0, "quality below 0.7"),
-        (0.69, -1, 1.0, "quality below 0.7"),
-        (0.69, 1, 0.79, "quality below 0.7"),
-        (0.69, 1, 0.8, None),
-        (0.50, 1, 0.8, None),
-        (0.49, 1, 1.0, "quality below 0.7"),
-        (0.0, 1, 1.0, "quality below 0.7"),
-        (None, 1, 1.0, "not scored"),
+        (0.70, 0.0, None),
+        (0.69, 0.79, "quality below 0.7"),
+        (0.69, None, "quality below 0.7"),
+        (0.69, 0.8, None),
+        (0.50, 0.8, None),
+        (0.49, 1.0, "quality below 0.7"),
+        (0.0, 1.0, "quality below 0.7"),
+        (None, 0.0, None),
     ],
 )
 def test_quality_decides_and_in_the_maybe_band_a_thumb_with_a_high_score(
-    quality: float | None, thumb: int, newest: float, why: str | None
+    quality: float | None, newest: float | None, why: str | None
 ) -> None:
-    assert rejected_by_quality(row(quality, thumb=thumb), newest, LIMITS) == why
+    assert rejected_by_quality(scored(quality), newest, {SCORER}, LIMITS) == why
+    if why is None and quality is not None and quality < 0.7:
+        disliked = scored(quality, thumb=-1)
+        assert rejected_by_quality(disliked, newest, {SCORER}, LIMITS) == "quality below 0.7"
+
+
+def test_a_scorer_that_may_not_select_drops_nothing() -> None:
+    assert rejected_by_quality(scored(0.1), 0.1, set(), LIMITS) is None
+    assert rejected_by_quality(scored(0.1, scorer="rules-1"), 0.1, {SCORER}, LIMITS) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ("no no no no no no no no", "repeats itself"),
+        ("", "empty"),
+        (" \n", "empty"),
+        ("Ask <|im_end|> Mirela.", "broken characters"),
+        ("Ask \ufffd Mirela.", "broken characters"),
+        ("Ask Mirela about", None),
+    ],
+)
+def test_a_malformed_answer_is_never_learned_whatever_its_score(
+    answer: str, why: str | None
+) -> None:
+    found = replace(scored(1.0), answer=answer)
+    assert rejected_by_form(found) == why
+    assert rejected_by_form(corrected(found)) is None
 
 
 @pytest.mark.parametrize(
     "status", [Status.STARTED, Status.CANCELLED, Status.INTERRUPTED, Status.ERROR]
 )
 def test_an_unfinished_answer_is_not_learned_but_its_correction_is(status: Status) -> None:
-    assert rejected_by_quality(row(0.9, status, thumb=1), 1.0, LIMITS) == f"answer {status.value}"
-    assert rejected_by_quality(row(None, status, correction="Ask her."), 0.0, LIMITS) is None
+    assert rejected_by_form(scored(0.9, status)) == f"answer {status.value}"
+    assert rejected_by_form(scored(None, status, correction="Ask her.")) is None
+
+
+def test_who_asks_not_to_be_learned_from_is_not_even_with_a_correction() -> None:
+    for private in (scored(1.0), scored(1.0, correction="Ask her.")):
+        assert rejected_by_form(replace(private, learn=False)) == "not to be learned from"
 
 
 @pytest.mark.parametrize(
-    ("thumb", "correction", "why"),
-    [
-        (1, "", None),
-        (0, "", "no feedback"),
-        (-1, "", "thumb down"),
-        (-1, "Ask Mirela.", None),
-        (0, "Ask Mirela.", None),
-    ],
+    ("newest", "why"),
+    [(0.5, None), (0.49, "scored below 0.5"), (None, f"not scored by {SCORER} yet")],
 )
-def test_a_thumb_up_or_a_correction_is_needed(thumb: int, correction: str, why: str | None) -> None:
-    assert rejected_by_feedback(row(thumb=thumb, correction=correction)) == why
+def test_the_newest_scorer_drops_what_it_finds_poor(newest: float | None, why: str | None) -> None:
+    assert rejected_by_scorer(scored(0.9), newest, SCORER, LIMITS) == why
+    assert rejected_by_scorer(scored(0.9, correction="Ask."), newest, SCORER, LIMITS) is None
 
 
 def test_of_the_same_answer_liked_twice_the_later_stays() -> None:
@@ -166,27 +214,28 @@ def test_a_correction_stays_whatever_thumb_says_the_same_or_nearly() -> None:
         "The travel policy says that you may spend up to {} euros per day on meals while abroad."
     )
     liked = example(1, "How much may I spend on meals?", answer.format(50))
-    corrected = example(2, "How much may I spend on meals?", answer.format(60), "correction")
-    assert kept(liked, corrected) == [2]
-    liked_later = replace(corrected, interaction_id=3, source="thumb")
-    assert kept(corrected, liked_later, disliked=frozenset({corrected.key})) == [2]
+    fixed = example(2, "How much may I spend on meals?", answer.format(60), "correction")
+    assert kept(liked, fixed) == [2]
+    liked_later = replace(fixed, interaction_id=3, rejected=None)
+    assert kept(fixed, liked_later, disliked=frozenset({fixed.key})) == [2]
 
 
 def test_an_answer_liked_by_one_and_disliked_by_another_is_set_aside() -> None:
     liked = example(1, "Who signs?", "Pavel.")
     voted_down = frozenset({example(9, "who signs", "PAVEL").key})
     assert kept(liked, disliked=voted_down) == []
-    assert kept(replace(liked, source="correction"), disliked=voted_down) == [1]
+    assert kept(corrected(liked), disliked=voted_down) == [1]
     assert kept(example(2, "Who signs?", "Ms Abara."), disliked=voted_down) == [2]
     assert kept(replace(liked, context=BEFORE), disliked=voted_down) == [1]
+    assert kept(liked, disliked=voted_down, reviewed=frozenset({1})) == [1]
 
 
 def test_of_many_answers_to_one_prompt_corrections_stay_then_the_best_then_the_newest() -> None:
     said = "Pavel", "Ms Abara", "Oskar", "Mirela", "nobody"
     one, two, three, four, five = (example(i, "Who signs?", s) for i, s in enumerate(said, 1))
     assert kept(one, two, three, four, five) == [3, 4, 5]
-    assert kept(one, two, three, four, replace(five, score=0.8)) == [2, 3, 4]
-    assert kept(replace(one, source="correction", score=0.1), two, three, four) == [1, 3, 4]
+    assert kept(one, two, three, four, five, scores={5: 0.8}) == [2, 3, 4]
+    assert kept(corrected(one), two, three, four, scores={1: 0.1}) == [1, 3, 4]
     assert kept(one, two, three) == [1, 2, 3]
 
 
@@ -196,6 +245,14 @@ def test_who_gives_too_much_keeps_corrections_and_the_newest() -> None:
     others = [example(10 + i, user=f"user {i}") for i in range(6)]
     # Three of nine: a quarter of what is left, rounded up to a whole example.
     assert kept(*own, *others, limits=limits) == [1, 5, 6, *range(10, 16)]
+
+
+def test_in_histories_without_names_each_conversation_is_somebody() -> None:
+    limits = replace(LIMITS, max_user_share=0.25, min_user_examples=1)
+    nameless = [example(i, user=NOBODY) for i in range(1, 9)]
+    assert kept(*nameless, limits=limits) == [*range(1, 9)]
+    of_one = [replace(e, conversation_id=1) for e in nameless]
+    assert kept(*of_one, limits=limits) == [8]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +296,9 @@ def test_after_the_funnel_nobody_has_more_than_their_share() -> None:
     limits = replace(LIMITS, max_user_share=0.125, min_user_examples=1)
     for _ in range(8):
         users = [f"user {min(int(dice.expovariate(0.2)), 30)}" for _ in range(150)]
-        left, _ = narrow([example(i, user=u) for i, u in enumerate(users)], set(), limits)
+        left, _ = through(
+            *(example(i, user=u) for i, u in enumerate(users)), limits=limits
+        ).result()
         given = [e.user for e in left]
         assert max(map(given.count, given)) <= -(-len(left) // 8)
         assert set(given) == set(users)
@@ -257,9 +316,10 @@ def test_at_each_step_the_kept_and_the_dropped_add_up() -> None:
         )
         for i in range(200)
     ]
-    disliked = {e.key for e in examples[::9]}
-    left, steps = narrow(examples, disliked, replace(LIMITS, max_same_prompt=2))
-    assert len(steps) == 5
+    disliked = frozenset(e.key for e in examples[::9])
+    limits = replace(LIMITS, max_same_prompt=2, max_examples=25)
+    left, steps = through(*examples, disliked=disliked, limits=limits).result()
+    assert len(steps) == 6
     for before, step in zip([FunnelStep("", 200), *steps], steps, strict=False):
         assert step.kept + sum(step.dropped.values()) == before.kept
     assert [e.interaction_id for e in left] == sorted({e.interaction_id for e in left})
@@ -267,21 +327,62 @@ def test_at_each_step_the_kept_and_the_dropped_add_up() -> None:
 
 
 def test_an_empty_log_goes_through_every_step() -> None:
-    left, steps = narrow([], set(), LIMITS)
-    assert (left, [step.kept for step in steps]) == ([], [0] * 5)
+    left, steps = through().result()
+    assert (left, [step.kept for step in steps]) == ([], [0] * 6)
 
 
-def test_personal_data_goes_from_prompt_answer_and_context_and_is_counted_by_kind() -> None:
+def candidates(count: int, corrections: int = 0, users: int = 7) -> list[Candidate]:
+    keys = [bytes([i % 256, i // 256]) * 8 for i in range(count)]
+    return [
+        Candidate(i, i, f"user {i % users}", i < corrections, 1.0, keys[i], keys[i])
+        for i in range(count)
+    ]
+
+
+def test_a_set_that_is_not_full_leaves_nothing_out() -> None:
+    assert over_size(candidates(100), replace(LIMITS, max_examples=100)) == {}
+
+
+def test_a_full_set_holds_corrections_the_newest_and_a_sample_of_the_rest() -> None:
+    limits = replace(LIMITS, max_examples=100, reservoir_share=0.25)
+    left = set(range(1000)) - set(over_size(candidates(1000, corrections=10), limits))
+    assert len(left) == 100
+    assert {*range(10), *range(935, 1000)} <= left
+    sampled = left - {*range(10), *range(935, 1000)}
+    by_user = [sum(i % 7 == user for i in sampled) for user in range(7)]
+    assert max(by_user) - min(by_user) <= 1  # people take turns
+    assert min(sampled) < 300 < 600 < max(sampled)
+
+
+def test_the_sample_of_the_older_ones_stays_as_the_log_grows() -> None:
+    limits = replace(LIMITS, max_examples=100, reservoir_share=0.5)
+    left = [set(range(n)) - set(over_size(candidates(n), limits)) for n in (1000, 1100)]
+    old = [{i for i in some if i < 900} for some in left]
+    assert len(old[0] & old[1]) > 35
+
+
+def test_a_question_asked_again_belongs_on_the_same_side() -> None:
+    funnel = through(example(1, "Who signs?", "Pavel."), example(2, "who signs", "Ms Abara."))
+    assert (2, 1) in funnel.twins or (1, 2) in funnel.twins
+    long = "The form lies on the second shelf of the cupboard beside the door of the office."
+    alike = through(example(1, "And the form?", long), example(2, "Where is it please?", long))
+    assert {1, 2} in [set(pair) for pair in alike.resembling]
+    apart = through(example(1, "Who signs?", "Pavel."), example(2, "Who cooks?", "Ms Abara."))
+    assert {1, 2} not in [set(pair) for pair in [*apart.twins, *apart.resembling]]
+
+
+def test_personal_data_goes_from_prompt_answers_and_context_and_is_counted_by_kind() -> None:
     before: tuple[Message, ...] = ({"role": "user", "content": "I am a@b.de"},)
-    (clean,), step = scrubbed([example(1, "c@d.de?", "10.0.0.1, a@b.de", context=before)])
-    assert (clean.prompt, clean.answer) == ("[EMAIL]?", "[IP], [EMAIL]")
+    known = replace(example(1, "c@d.de?", "10.0.0.1, a@b.de", context=before), rejected="x@y.de")
+    clean, found = scrubbed(known)
+    assert (clean.prompt, clean.answer, clean.rejected) == ("[EMAIL]?", "[IP], [EMAIL]", "[EMAIL]")
     assert clean.context == ({"role": "user", "content": "I am [EMAIL]"},)
-    assert step == FunnelStep("personal data", 1, {"EMAIL replaced": 3, "IP replaced": 1})
+    assert sorted(found) == ["EMAIL", "EMAIL", "EMAIL", "EMAIL", "IP"]
 
 
 def test_clean_examples_are_left_as_they_are() -> None:
-    examples = [example(1), example(2, source="correction")]
-    assert scrubbed(examples) == (examples, FunnelStep("personal data", 2))
+    for one in (example(1), example(2, source="correction")):
+        assert scrubbed(one) == (one, [])
 
 
 @pytest.mark.parametrize(

@@ -105,3 +105,8 @@ def test_a_shortened_text_is_never_longer_than_asked() -> None:
         text = "".join(dice.choices("ab é👍\n", k=dice.randrange(40)))
         limit = dice.randrange(1, 30)
         assert len(shorten(text, limit)) <= limit
+
+
+def test_plain_text_has_the_same_key_as_the_same_text_beside_a_foreign_quotation_mark() -> None:
+    for c in map(chr, range(128)):  # plain text is made short work of
+        assert content_key(f"a{c}B") == content_key(f"a{c}B “")

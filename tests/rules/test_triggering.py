@@ -27,6 +27,7 @@ LOUD = Readings(
     baseline_quality=1.0,
     recent_quality=0.5,
     recent_errors=0.5,
+    erasures=2,
 )
 
 
@@ -51,6 +52,7 @@ def gauge(readings: Readings, name: str) -> Gauge:
         ({"baseline_quality": 0.5, "recent_quality": 0.37}, "quality_drop"),
         ({"recent_errors": 0.25}, None),
         ({"recent_errors": 0.2501}, "error_rate"),
+        ({"erasures": 1}, "erasure"),
     ],
 )
 def test_a_trigger_fires_at_its_threshold_and_not_before(
@@ -69,6 +71,15 @@ def test_the_first_trigger_in_the_order_wins() -> None:
             {"new_interactions": 1, "last_training_at": None, "recent_quality": None},
             "error_rate",
         ),
+        (
+            {
+                "new_interactions": 1,
+                "last_training_at": None,
+                "recent_quality": None,
+                "recent_errors": None,
+            },
+            "erasure",
+        ),
     ):
         assert decide(replace(LOUD, **change), LIMITS, NOW).trigger == fired
 
@@ -86,7 +97,7 @@ def test_a_rest_of_zero_hours_is_none() -> None:
 def test_while_resting_the_reason_is_the_rest_and_the_gauges_are_read_all_the_same() -> None:
     result = decide(replace(LOUD, last_run_at=ago(hours=6)), LIMITS, NOW)
     assert result.reason == "6.0 of 24 hours of rest after the last training"
-    assert [g.fires for g in result.gauges] == [True] * 5
+    assert [g.fires for g in result.gauges] == [True] * 6
 
 
 @pytest.mark.parametrize("readings", [QUIET, LOUD])
@@ -98,26 +109,48 @@ def test_every_gauge_is_returned_with_value_and_threshold(readings: Readings) ->
         "scheduled",
         "quality_drop",
         "error_rate",
+        "erasure",
     ]
-    assert [g.threshold for g in gauges] == [24.0, 1000, 7.0, 0.25, 0.25]
+    assert [g.threshold for g in gauges] == [24.0, 1000, 7.0, 0.25, 0.25, 1]
     assert None not in [g.value for g in gauges]
 
 
 def test_when_nothing_fires_the_reason_tells_how_far_each_gauge_is() -> None:
     result = decide(replace(QUIET, recent_quality=0.9, recent_errors=0.1), LIMITS, NOW)
-    for words in ("1 of 1000 new", "2.0 of 7 days", "0.90 against 1.00", "(-10%)", "10% errors"):
+    for words in (
+        "1 of 1000 new",
+        "2.0 of 7 days",
+        "0.90 against 1.00",
+        "(-10%)",
+        "10% errors",
+        "no erasure",
+    ):
         assert words in result.reason
 
 
 def test_an_empty_log_fires_nothing() -> None:
     result = decide(Readings(0, None, None, None, None, None), LIMITS, NOW)
     assert not result.fired
-    assert [g.value for g in result.gauges] == [None, 0, None, None, None]
+    assert [g.value for g in result.gauges] == [None, 0, None, None, None, 0]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "no erasure waits for a rebuild"),
+        (1, "1 erasure waits for a rebuild"),
+        (2, "2 erasures wait for a rebuild"),
+    ],
+)
+def test_the_erasures_that_wait_are_told_in_words(count: int, words: str) -> None:
+    assert gauge(replace(QUIET, erasures=count), "erasure").text == words
 
 
 def test_a_week_without_a_single_message_is_no_reason_to_train() -> None:
     assert not decide(
-        replace(LOUD, new_interactions=0, recent_quality=1, recent_errors=0), LIMITS, NOW
+        replace(LOUD, new_interactions=0, recent_quality=1, recent_errors=0, erasures=0),
+        LIMITS,
+        NOW,
     ).fired
 
 

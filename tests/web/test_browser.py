@@ -1,18 +1,23 @@
 """What a person sees: the real app, the real model, a real browser."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from tests.running import App, running_app
+from cl.settings import child_environment
+from tests.running import ROOT, App, running_app
 
 pytestmark = pytest.mark.slow
 
 PATIENCE = 90_000  # milliseconds; the machine may be busy
 PASSWORD = "correct horse battery"
+MARKUP = "<img src=x onerror='window.__xss=1'> **b** ${window.__xss=1} {{value}}"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +37,7 @@ def browser() -> Iterator[BrowserContext]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         context = browser.new_context(locale="en-US", viewport={"width": 1280, "height": 800})
         context.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         yield context
         browser.close()
 
@@ -143,4 +149,90 @@ def test_the_admin_starts_a_training_and_reads_why_it_ended(
     page.get_by_role("tab", name="Log").click()
     for text in ("admin", "retrain", "to see what happens"):
         expect(page.locator("#audit")).to_contain_text(text, timeout=PATIENCE)
+    assert faults == []
+
+
+def rated_by_others(app: App) -> None:
+    """Three corrected answers, as a history from elsewhere."""
+    lines = [
+        {
+            "conversation": [{"role": "user", "content": f"Where is file {n} kept? {MARKUP}"}],
+            "response": "Somewhere.",
+            "feedback": -1,
+            "correction": f"In drawer {n}. {MARKUP}",
+        }
+        for n in range(3)
+    ]
+    file = app.log.parent / "history.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "cl",
+        "import",
+        str(file),
+        "--data",
+        str(app.log.parent / "data"),
+    ]
+    subprocess.run(command, cwd=ROOT, env=child_environment(), check=True, capture_output=True)
+
+
+def test_the_admin_reviews_what_will_be_learned_and_a_reload_keeps_it(
+    app: App, browser: BrowserContext
+) -> None:
+    rated_by_others(app)
+    page, faults = watched(browser, app.address)
+    sign_in(page, app)
+    page.goto(f"{app.address}/admin/")
+    page.get_by_role("tab", name="Data").click()
+    card, heading = page.locator("#review-card"), page.locator("#review-heading")
+    while "Where is file" not in card.inner_text():
+        page.click("#review-later")
+        page.wait_for_timeout(500)
+    expect(card).to_contain_text(MARKUP, timeout=PATIENCE)
+    excluded = card.locator(".learned").inner_text()
+    page.fill("#review-reason input, #review-reason textarea", "nobody should know")
+    page.click("#review-exclude")
+    expect(heading).to_contain_text("0 kept, 1 excluded, 0 edited", timeout=PATIENCE)
+    expect(card).not_to_contain_text(excluded)
+
+    page.click("#review-change")
+    page.fill("#review-answer textarea", "In the new cupboard.")
+    page.click("#review-save")
+    expect(heading).to_contain_text("0 kept, 1 excluded, 1 edited", timeout=PATIENCE)
+
+    page.reload()
+    page.get_by_role("tab", name="Data").click()
+    expect(heading).to_contain_text("0 kept, 1 excluded, 1 edited", timeout=PATIENCE)
+    decided = page.locator("#decided")
+    for text in ("In the new cupboard.", excluded, "nobody should know"):
+        expect(decided).to_contain_text(text)
+    decided.get_by_role("button", name="Undo").last.click()
+    expect(heading).to_contain_text("0 kept, 0 excluded, 1 edited", timeout=PATIENCE)
+    assert page.evaluate("window.__xss") is None
+    assert faults == []
+
+
+def test_a_chat_that_is_not_to_be_learned_from_stays_so(app: App, browser: BrowserContext) -> None:
+    page, faults = watched(browser, app.address)
+    sign_in(page, app)
+    switch = page.get_by_label("Don't learn from this chat")
+    page.locator("#hist button").first.wait_for()  # the page has loaded, history and all
+    expect(switch).not_to_be_checked()
+    page.locator("#composer textarea").press("Tab")
+    for _ in range(3):  # past the button that sends
+        if switch.evaluate("box => box === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(switch).to_be_checked()
+    ask(page, "What is the capital of France?")
+    expect(page.locator("#chat .bot.message").last).to_contain_text("Paris", timeout=PATIENCE)
+    page.click("#new-chat")
+    expect(switch).not_to_be_checked(timeout=PATIENCE)
+    page.reload()
+    page.locator("#hist button").first.click()
+    expect(switch).to_be_checked(timeout=PATIENCE)
+    page.locator("#hist button").nth(1).click()
+    expect(switch).not_to_be_checked(timeout=PATIENCE)
     assert faults == []

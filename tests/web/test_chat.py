@@ -33,8 +33,8 @@ class Person:
         self.page = ChatPage(house)
         self.request = gr.Request(username=name)
 
-    def begin(self, text: Any, conversation: Any = None) -> tuple[int, int]:
-        return self.page.begin(text, conversation, self.request)[:2]
+    def begin(self, text: Any, conversation: Any = None, private: Any = False) -> tuple[int, int]:
+        return self.page.begin(text, conversation, private, self.request)[:2]
 
     def hear(self, conversation: Any, interaction: Any) -> list[Any]:
         """The answer as it is pushed to the page, to its end."""
@@ -125,7 +125,7 @@ def test_a_second_message_goes_on_in_the_same_conversation(house: House, ana: Pe
 
 def test_an_example_is_sent_as_a_message(ana: Person) -> None:
     chosen = gr.SelectData(None, {"index": 0, "value": {"text": "Say hello."}})
-    conversation = ana.page.example(None, chosen, ana.request)[0]
+    conversation = ana.page.example(None, False, chosen, ana.request)[0]
     assert ana.sees(conversation)[0] == "Say hello."
 
 
@@ -161,7 +161,7 @@ def test_a_message_that_cannot_be_answered_is_refused_with_the_reason(ana: Perso
 
 def test_nobody_can_do_nothing(house: House) -> None:
     with pytest.raises(gr.Error, match="Sign in first"):
-        ChatPage(house).begin("hello", None, gr.Request())
+        ChatPage(house).begin("hello", None, False, gr.Request())
 
 
 def test_an_engine_that_fails_says_why_and_the_row_says_error(house: House, ana: Person) -> None:
@@ -255,6 +255,68 @@ def test_what_cannot_be_kept_is_refused_whole(house: House, ana: Person) -> None
     assert row(house, interaction).feedback == Said(thumb=-1)
 
 
+# -- a chat not to be learned from ---------------------------------------------------------------
+
+
+def learns(conversation: Any) -> bool:
+    return bool(Conversation.get_by_id(conversation).learn)
+
+
+def is_private(person: Person, conversation: Any) -> Any:
+    """The switch, as it is shown when the chat is opened."""
+    return person.open(conversation)[4]
+
+
+def test_the_choice_made_before_the_first_message_holds(ana: Person) -> None:
+    private = ana.begin("Between us", None, True)[0]
+    other = ana.begin("For everybody", None, False)[0]
+    assert (learns(private), learns(other)) == (False, True)
+    assert (is_private(ana, private), is_private(ana, other)) == (True, False)
+    assert ana.page.fresh(ana.request)[5] is False  # the next chat is one like any other
+
+
+def test_an_example_begins_a_private_chat_too(ana: Person) -> None:
+    chosen = gr.SelectData(None, {"index": 0, "value": {"text": "Say hello."}})
+    assert not learns(ana.page.example(None, True, chosen, ana.request)[0])
+
+
+def test_the_switch_works_at_any_time_and_both_ways(ana: Person) -> None:
+    conversation = ana.say("hello")[0]
+    for private in (True, False, True):
+        assert ana.page.learning(private, str(conversation), ana.request) is private
+        assert learns(conversation) is not private
+        assert is_private(ana, conversation) is private
+
+
+def test_a_page_that_shows_an_old_choice_does_not_undo_the_new_one(ana: Person) -> None:
+    conversation = ana.say("hello")[0]
+    for private in (True, False):
+        ana.page.learning(private, conversation, ana.request)
+        ana.begin("from the other tab", conversation, not private)
+        assert learns(conversation) is not private
+
+
+def test_a_message_is_not_taken_in_without_its_choice(
+    house: House, ana: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*told: Any) -> None:
+        raise LookupError("it cannot be stored")
+
+    monkeypatch.setattr(house.books.logger, "set_learning", fail)
+    with pytest.raises(gr.Error, match="it cannot be stored"):
+        ana.begin("Between us", None, True)
+    assert not Conversation.select().exists()
+
+
+def test_without_a_chat_the_switch_stores_nothing(ana: Person) -> None:
+    before = everything_stored()
+    for nothing in (None, ""):
+        assert ana.page.learning(True, nothing, ana.request) is True
+    with pytest.raises(gr.Error, match="Write a message first"):
+        ana.begin("", None, True)
+    assert everything_stored() == before
+
+
 # -- forged ids ------------------------------------------------------------------------------
 
 USES: dict[str, Callable[[Person, Any], object]] = {
@@ -265,6 +327,7 @@ USES: dict[str, Callable[[Person, Any], object]] = {
     "stopped": lambda who, number: asyncio.run(who.page.stopped(number, who.request)),
     "thumb": lambda who, number: who.rate(number, True),
     "say_more": lambda who, number: who.more(number, better="mine now"),
+    "learning": lambda who, number: who.page.learning(True, number, who.request),
 }
 
 
@@ -302,7 +365,7 @@ def test_an_id_that_is_not_ones_own_is_refused_and_changes_nothing(
 
 
 def test_a_message_whose_answer_never_began_is_closed_and_can_be_asked_again(ana: Person) -> None:
-    number, _, *_ = ana.page.begin("hello", None, ana.request)
+    number, _, *_ = ana.page.begin("hello", None, False, ana.request)
     ana.page.done(number, ana.request)
     (turn,) = ana.page._turns(ana.request, number)
     assert turn.status is Status.CANCELLED
@@ -335,6 +398,8 @@ def test_the_page_is_wired_from_message_to_better_answer(site: Site) -> None:
     assert (stored.user, stored.thumb, stored.correction) == (STAFF, -1, "Oskar repairs them.")
     assert page.run("open", event_data={"id": conversation})[2]["feedback_value"] == ["Dislike"]
     assert page.run("fresh")[2]["value"] == []
+    assert page.run("learning", True, conversation) == [True]
+    assert page.run("open", event_data={"id": conversation})[4] is True
 
 
 def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
@@ -343,7 +408,7 @@ def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
     click = {"index": 1, "value": ["..."], "liked": True}
     told = [
         thief.refusal("open", event_data={"id": conversation}),
-        thief.refusal("begin", "mine now", conversation),
+        thief.refusal("begin", "mine now", conversation, False),
         thief.refusal("answer", conversation, interaction),
         thief.refusal("done", conversation),
         thief.refusal("thumb", conversation, event_data=click),
@@ -355,7 +420,7 @@ def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
 
 def test_no_request_can_name_the_person_it_speaks_for(site: Site) -> None:
     page = Page(site.browser(STAFF))
-    page.run("begin", "who am I?", None, username=ADMIN, request={"username": ADMIN})
+    page.run("begin", "who am I?", None, False, username=ADMIN, request={"username": ADMIN})
     assert Interaction.select().order_by(Interaction.id.desc()).first().user == STAFF
 
 
@@ -380,7 +445,7 @@ def test_people_are_never_told_which_version_answers(site_with_a_test: Site) -> 
     page, seen = Page(browser), [browser.get("/").text]
     arms: set[str] = set()
     for _ in range(40):
-        begun = page.messages("begin", "Who waters the plants?", None)
+        begun = page.messages("begin", "Who waters the plants?", None, False)
         number, interaction = begun[-2]["output"]["data"][:2]
         click = {"index": 1, "value": ["..."], "liked": False}
         seen += map(json.dumps, begun)
