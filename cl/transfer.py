@@ -7,7 +7,7 @@ What goes out is one JSON object a line:
      "status": "complete", "created_at": "2026-01-31T09:30:00+00:00"}
 
 `conversation` ends with the user's message; only it and `response` are needed. Lines that share a
-`group` are one conversation. In comes that, or any form `cl.rules.chat_exports` knows, an object
+`group` are one conversation. In comes that, or any form `cl.rules.exchange.chat_exports` knows, an object
 a line or all in one list. What is imported twice is there once: a run that was cut off is started
 again and goes on.
 """
@@ -22,10 +22,10 @@ from typing import Any, BinaryIO
 
 from cl import files
 from cl.records import Interaction, Message
-from cl.rules.chat_exports import histories
-from cl.rules.formats import FORMATS, Format
-from cl.rules.json_entries import decode, list_entries
-from cl.rules.placing import History
+from cl.rules.exchange.chat_exports import histories
+from cl.rules.exchange.formats import FORMATS, Format
+from cl.rules.exchange.json_entries import decode, list_entries
+from cl.rules.exchange.placing import History
 from cl.usage_logger import UsageLogger
 
 _BATCH, _BATCH_BYTES = 500, 4_000_000

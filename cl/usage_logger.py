@@ -19,7 +19,7 @@ from cl.db.tables import Feedback as FeedbackRow
 from cl.db.tables import Interaction as Row
 from cl.records import Arm, Conversation, Feedback, Interaction, Message, Outcome, Route, Status
 from cl.rules.examples import Turn, turns_before
-from cl.rules.placing import History
+from cl.rules.exchange.placing import History
 from cl.rules.text import clean, shorten
 
 REASONS = ("Incorrect", "Incomplete", "Not relevant", "Outdated", "Style or tone", "Unsafe")

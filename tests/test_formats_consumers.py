@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cl.files import TEMPORARY
-from cl.rules.chat_exports import histories
-from cl.rules.formats import FORMATS
+from cl.rules.exchange.chat_exports import histories
+from cl.rules.exchange.formats import FORMATS
 from cl.transfer import convert_folder
 from tests.bench.consumers import LINES, READERS, data_set
 

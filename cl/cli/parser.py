@@ -18,7 +18,7 @@ from cl.model.base_model import NoModel
 from cl.model.engine.contract import EngineError
 from cl.model.versions import BadVersion
 from cl.records import Decision
-from cl.rules.formats import FORMATS
+from cl.rules.exchange.formats import FORMATS
 from cl.settings import Settings, SettingsError, load_settings, quiet_libraries
 
 DONE, REFUSED, USAGE = 0, 1, 2

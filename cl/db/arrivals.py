@@ -14,7 +14,7 @@ from cl.db.tables import Conversation, Feedback
 from cl.db.tables import Interaction as Row
 from cl.records import Arm, Status
 from cl.records import Feedback as Said
-from cl.rules.placing import History, Place, Placing
+from cl.rules.exchange.placing import History, Place, Placing
 from cl.rules.text import shorten
 
 _AT_ONCE = 500  # rows or keys a statement; databases have a limit on values

@@ -77,7 +77,9 @@ def _triples(text: str) -> NDArray[np.uint64]:
     hashed = np.fromiter(map(crc32, found), np.uint64, len(found))
     if len(hashed) < 3:
         hashed = np.concatenate([hashed, np.zeros(3 - len(hashed), np.uint64)])
-    mixed: NDArray[np.uint64] = (hashed[:-2] * _MIX[0]) ^ (hashed[1:-1] * _MIX[1]) ^ (hashed[2:] * _MIX[2])
+    mixed: NDArray[np.uint64] = (
+        (hashed[:-2] * _MIX[0]) ^ (hashed[1:-1] * _MIX[1]) ^ (hashed[2:] * _MIX[2])
+    )
     mixed.sort()
     is_new = np.diff(mixed, prepend=~mixed[:1]) != 0
     once: NDArray[np.uint64] = mixed[is_new]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from cl.records import NOBODY, Feedback, Status
-from cl.rules.chat_messages import (
+from cl.rules.exchange.chat_messages import (
     Said,
     checked,
     exchanges_of,
@@ -30,7 +30,7 @@ from cl.rules.chat_messages import (
     said_all,
     shown,
 )
-from cl.rules.placing import Exchange, History
+from cl.rules.exchange.placing import Exchange, History
 
 _LONGEST_NAME = 64
 _MOST_STEPS = 500_000  # messages of all branches of a conversation together

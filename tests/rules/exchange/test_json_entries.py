@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cl.rules.json_entries import decode, list_entries
+from cl.rules.exchange.json_entries import decode, list_entries
 
 
 def cut(text: bytes, size: int, longest: int = 10_000) -> list[bytes | None]:

@@ -1,7 +1,7 @@
 """Where histories go: below what they followed, or into a conversation of their own."""
 
 from cl.records import Status
-from cl.rules.placing import Exchange, History, Place, Placing
+from cl.rules.exchange.placing import Exchange, History, Place, Placing
 
 
 def history(*said: tuple[str, str], group: str = "g", user: str = "ana") -> History:

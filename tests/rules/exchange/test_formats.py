@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cl.rules.formats import FORMATS
+from cl.rules.exchange.formats import FORMATS
 
 
 def said(*texts: str, system: str = "") -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cl.records import Feedback
-from cl.rules.chat_messages import (
+from cl.rules.exchange.chat_messages import (
     Said,
     exchanges_of,
     read_feedback,

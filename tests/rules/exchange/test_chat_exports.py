@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cl.records import Feedback
-from cl.rules.chat_exports import histories
-from cl.rules.placing import History
+from cl.rules.exchange.chat_exports import histories
+from cl.rules.exchange.placing import History
 
 Ways = list[list[tuple[str, str, int]]]
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from cl.records import Feedback, Status
-from cl.rules.placing import Exchange
+from cl.rules.exchange.placing import Exchange
 from cl.rules.text import clean
 
 _RATINGS = ("feedback", "rating", "thumb", "thumbs", "vote", "score", "annotation")
