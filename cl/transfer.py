@@ -7,7 +7,7 @@ What goes out is one JSON object a line:
      "status": "complete", "created_at": "2026-01-31T09:30:00+00:00"}
 
 `conversation` ends with the user's message; only it and `response` are needed. Lines that share a
-`group` are one conversation. In comes that, or any form `cl.rules.exchange.chat_exports` knows, an object
+`group` are one conversation; `"learn": false` says that it is not to be learned from. In comes that, or any form `cl.rules.exchange.chat_exports` knows, an object
 a line or all in one list. What is imported twice is there once: a run that was cut off is started
 again and goes on.
 """
@@ -138,8 +138,12 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 def export_lines(logger: UsageLogger, user: str | None = None) -> Iterator[str]:
     """The log, or one person's part, in the form `import_file` reads, a line an interaction."""
+    private = logger.private()
     for row in logger.get_records(user=user):
-        yield json.dumps(_entry(logger, row), ensure_ascii=False)
+        entry = _entry(logger, row)
+        if row.conversation_id in private:
+            entry["learn"] = False
+        yield json.dumps(entry, ensure_ascii=False)
 
 
 def _entry(logger: UsageLogger, row: Interaction) -> dict[str, Any]:

@@ -88,6 +88,11 @@ class UsageLogger:
         if ConversationRow.update(learn=learn).where(own).execute() != 1:
             raise LookupError(f"You have no conversation {conversation_id}.")
 
+    def private(self) -> set[int]:
+        """The conversations that are not to be learned from."""
+        rows: Any = ConversationRow.select(ConversationRow.id).where(~ConversationRow.learn)
+        return {id_ for (id_,) in rows.tuples()}
+
     def history(self, user: str, conversation_id: int) -> list[Interaction]:
         """The interactions of one's own conversation, in order.
 

@@ -123,6 +123,22 @@ def test_different_questions_of_one_group_or_of_none_do_not_see_each_other(books
     assert all(row.regenerates is None for row in Row.select())
 
 
+def test_a_chat_that_is_not_to_be_learned_from_stays_so_wherever_it_goes(
+    books: Books, tmp_path: Path
+) -> None:
+    chats = [books.logger.open_conversation("ana", f"Chat {n}") for n in range(2)]
+    for chat in chats:
+        number = books.logger.log("ana", chat, f"Question {chat}?", Route("base", Arm.DEFAULT))
+        books.logger.finish(number, Outcome(Status.COMPLETE, "Yes.", 1.0))
+    books.logger.set_learning("ana", chats[1], False)
+    (tmp_path / "log.jsonl").write_text("\n".join(export_lines(books.logger)))
+    other = fake_books(tmp_path / "other", books.clock)
+    import_file(other.logger, tmp_path / "log.jsonl")
+    learned = {c.title: c.learn for c in other.logger.conversations("ana")}
+    other.database.close()
+    assert learned == {f"Question {chats[0]}?": True, f"Question {chats[1]}?": False}
+
+
 def test_the_same_group_of_another_user_is_another_conversation(books: Books) -> None:
     load(books, line(group="g", user="ana"), line(group="g", user="ben"))
     rows = list(books.logger.get_records())

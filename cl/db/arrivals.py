@@ -64,6 +64,7 @@ def _write_conversations(places: Sequence[Place], now: datetime) -> None:
                 "user": place.user,
                 "title": shorten(place.exchange.prompt, 60) or "Imported",
                 "external_id": name,
+                "learn": place.learn,
                 "created_at": now,
                 "updated_at": now,
             }

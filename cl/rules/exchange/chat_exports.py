@@ -201,7 +201,7 @@ def _history(
         raise ValueError(f"the user's name has {len(user)} characters; at most {_LONGEST_NAME}")
     is_whole_chat = not _CHATS.isdisjoint(entry)  # elsewhere an id is the line's
     names = ("group", "conversation_id", "chat_id", *(["id"] if is_whole_chat else []))
-    return History(user, read_name(entry, *names), exchanges)
+    return History(user, read_name(entry, *names), exchanges, entry.get("learn") is not False)
 
 
 def _status(value: Any) -> Status:

@@ -34,6 +34,7 @@ class History:
     user: str
     group: str
     exchanges: tuple[Exchange, ...]
+    learn: bool = True  # whether it may be learned from
 
     @property
     def root(self) -> str:
@@ -62,6 +63,7 @@ class Place:
     conversation: str
     user: str
     exchange: Exchange
+    learn: bool = True
     regenerates: str | None = None
 
 
@@ -93,7 +95,13 @@ class Placing:
         """A conversation of its own, which begins with a copy of what both have in common."""
         conversation = key("branch", keys[start])
         copies = [
-            Place(key(conversation, k), conversation, history.user, Exchange(e.prompt, e.answer))
+            Place(
+                key(conversation, k),
+                conversation,
+                history.user,
+                Exchange(e.prompt, e.answer),
+                history.learn,
+            )
             for k, e in zip(keys[:start], history.exchanges, strict=False)
         ]
         return copies + self._written(history, keys, start, conversation)
@@ -108,7 +116,7 @@ class Placing:
     ) -> list[Place]:
         places = []
         for k, exchange in zip(keys[start:], history.exchanges[start:], strict=True):
-            places.append(Place(k, conversation, history.user, exchange, replaced))
+            places.append(Place(k, conversation, history.user, exchange, history.learn, replaced))
             self._homes[k] = conversation
             if exchange.status is Status.COMPLETE:
                 self._ends[conversation] = k
