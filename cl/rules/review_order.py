@@ -107,12 +107,16 @@ def _item(example: Example, is_disliked: bool, times: int, length: float) -> Rev
 
 
 def uncertainty(example: Example) -> float:
-    """How unsure a trained scorer is, in [0, 1]; 0 where none has looked.
+    """How unsure the scorer is of a liked answer, in [0, 1]; 0 where none has looked.
 
-    A correction was written by a person: the score is that of the answer it replaces.
+    The rules that stand in for a scorer are no chances: a liked answer in which they see faults is
+    what they are unsure of. A correction was written by a person: the score is that of the answer
+    it replaces.
     """
-    if example.quality is None or example.scorer in (None, PRIOR) or example.is_correction:
+    if example.quality is None or example.is_correction:
         return 0.0
+    if example.scorer == PRIOR:
+        return 1.0 - example.quality
     return max(0.0, 1.0 - abs(example.quality - _UNSURE) / _REACH)
 
 

@@ -179,12 +179,13 @@ def test_equals_come_newest_first() -> None:
     assert ids(waiting([example(n) for n in (3, 5, 4)], set())) == [5, 4, 3]
 
 
-def test_only_a_trained_scorer_is_asked_for_its_doubts() -> None:
+def test_a_liked_answer_in_which_the_rules_see_faults_is_doubtful() -> None:
     assert uncertainty(scored(1, 0.5)) == 1.0
     assert 0 < uncertainty(scored(1, 0.6)) < 1
     assert uncertainty(scored(1, 0.6)) == pytest.approx(uncertainty(scored(1, 0.4)))
     assert uncertainty(scored(1, 0.75)) == uncertainty(scored(1, 0.1)) == 0
-    assert uncertainty(example(1, quality=0.5, scorer=quality.SCORER)) == 0
+    assert uncertainty(example(1, quality=0.5, scorer=quality.SCORER)) == 0.5
+    assert uncertainty(example(1, quality=1.0, scorer=quality.SCORER)) == 0
     assert uncertainty(example(1, quality=0.5)) == 0
     assert uncertainty(example(1, scorer="s0001")) == 0
     # The score is of the answer that was replaced.
