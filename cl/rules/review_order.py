@@ -113,7 +113,7 @@ def uncertainty(example: Example) -> float:
     what they are unsure of. A correction was written by a person: the score is that of the answer
     it replaces.
     """
-    if example.quality is None or example.is_correction:
+    if example.quality is None or example.scorer is None or example.is_correction:
         return 0.0
     if example.scorer == PRIOR:
         return 1.0 - example.quality
