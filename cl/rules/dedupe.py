@@ -1,7 +1,8 @@
 """Which examples say the same thing twice.
 
 Exact duplicates share their content key (case, spacing and punctuation aside). Near-duplicates
-have both a similar prompt and a similar answer. The two are measured apart, because different
+have both a similar prompt and a similar answer, or the same prompt and an answer that shares half
+as much. The two are measured apart, because different
 wordings of one question with one answer are what a model generalises from. MinHash finds the texts
 worth a look, the Jaccard similarity of their word triples decides; an answer that was cut short
 repeats the whole one.
@@ -19,6 +20,7 @@ from cl.rules.text import words
 
 _PERMUTATIONS, _BANDS = 36, 12  # of two texts with Jaccard 0.75, 999 in 1000 are looked at
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
+_SAME = 0.9  # Jaccard similarity of two questions that are one
 _RESEMBLING = 0.6  # Jaccard similarity of question and answer taken together
 _MOST_ALIKE = 50
 _MOST_WORDS = 2000  # of one text; what two longer ones begin with decides
@@ -53,9 +55,7 @@ class NearDuplicates:
             question, reply = (
                 _Overlap.of(a, b) for a, b in zip(mine, self._seen[other], strict=True)
             )
-            if question.jaccard >= self._threshold and (
-                reply.jaccard >= self._threshold or reply.is_cut
-            ):
+            if self._is_repeated(question, reply):
                 return Look(other, ())
             if question.shared + reply.shared >= _RESEMBLING * (question.all + reply.all):
                 alike.append(other)
@@ -63,6 +63,11 @@ class NearDuplicates:
             self._index.insert(number, sketch)
             self._seen[number] = mine
         return Look(None, tuple(alike))
+
+    def _is_repeated(self, question: "_Overlap", reply: "_Overlap") -> bool:
+        # Two answers to the very same question need to share less to say the same.
+        least = self._threshold / (2 if question.jaccard >= _SAME else 1)
+        return question.jaccard >= self._threshold and (reply.jaccard >= least or reply.is_cut)
 
 
 def near_duplicates(texts: Iterable[tuple[int, str, str]], threshold: float) -> set[int]:

@@ -27,7 +27,25 @@ def test_likeness_is_shared_word_triples_over_all_of_them(
     threshold: float, found: set[int]
 ) -> None:
     # abc and bcd are shared, cde and cdx are not: two of four.
+    one, other = "Who approves my travel to town?", "Who approves my travel to town please?"
+    assert repeated((one, ABCDE), (other, "a b c d x"), threshold=threshold) == found
+
+
+@pytest.mark.parametrize(("threshold", "found"), [(0.99, {1}), (1.0, {1}), (0.66, {1})])
+def test_answers_to_the_very_same_question_need_to_share_half_as_much(
+    threshold: float, found: set[int]
+) -> None:
     assert repeated((ASK, ABCDE), (ASK, "a b c d x"), threshold=threshold) == found
+    assert repeated((ASK, ABCDE), (ASK, "a b c x y"), threshold=threshold) == set()  # one of five
+
+
+def test_an_answer_that_was_cut_short_repeats_the_whole_one() -> None:
+    one, other = "Who approves my travel to town?", "Who approves my travel to town please?"
+    whole = " ".join(f"w{i}" for i in range(40))
+    cut = " ".join(whole.split()[:22])
+    assert repeated((one, whole), (other, cut), threshold=0.8) == {1}
+    assert repeated((one, cut), (other, whole), threshold=0.8) == {1}
+    assert repeated((one, whole), (other, " ".join(whole.split()[:15])), threshold=0.8) == set()
 
 
 @pytest.mark.parametrize(
