@@ -298,7 +298,10 @@ class _Selection:
                 given = replace(example, answer=example.rejected or example.answer, rejected=None)
                 if not example.is_correction:
                     self._see(example)
-                    self._drop("feedback", "thumb down")
+                    why = filtering.rejected_by_form(example) or filtering.rejected_by_quality(
+                        example, None, self._may_select, self._limits
+                    )
+                    self._drop(*(("quality", why) if why else ("feedback", "thumb down")))
                 key = short_key(given.key)
                 if key not in found and given.status is Status.COMPLETE and self.is_allowed(given):
                     found[key] = _candidate(given)

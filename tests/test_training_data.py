@@ -431,3 +431,26 @@ def test_a_thousand_copies_of_one_answer_are_one_example(books: Books, tmp_path:
     made = generator(books).generate(tmp_path)
     assert (made.examples, dropped(made)) == (1, {"the same again": 299})
     assert not made.enough
+
+
+def test_a_liked_answer_of_a_hundred_thousand_characters_is_an_example_like_others(
+    books: Books, tmp_path: Path
+) -> None:
+    for thing in THINGS:
+        say(books, thing)
+    long = " ".join(f"w{n}" for n in range(17_000))
+    number = say(books, "encyclopedia", answer=long + " \ud800 \x00 \u202e a@b.de")
+    made = generator(books).generate(tmp_path)
+    (row,) = [row for row in taught(made) if row["id"] == number]
+    assert len(row["messages"][-1]["content"]) > 100_000
+    assert row["messages"][-1]["content"].endswith("?  \u202e [EMAIL]")
+
+
+def test_a_thumb_on_a_cancelled_answer_teaches_nothing_and_says_so(
+    books: Books, tmp_path: Path
+) -> None:
+    say(books, "drill", status=Status.CANCELLED, answer="It is", thumb=1)
+    say(books, "mop", status=Status.CANCELLED, answer="It is not", thumb=-1)
+    made = generator(books).generate(tmp_path)
+    assert (made.examples, made.votes) == (0, 0)
+    assert dropped(made) == {"answer cancelled": 2}
