@@ -7,7 +7,8 @@ the question: what the model makes of a question after it has read the answer te
 whether they belong together than the opposite order, and the lower half of the layers is enough.
 
 The numbers of a pair: what can be counted (`cl.rules.answer_features`), how well the words match
-in the model's own word vectors, and two states of the model in the middle of its layers.
+in the model's own word vectors, two states of the model in the middle of its layers, and which
+words were used.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,10 @@ from cl.records import Message
 from cl.rules import answer_features
 from cl.rules.text import clean
 
-VERSION = 1  # of everything below that changes the numbers
+VERSION = 2  # of everything below that changes the numbers
 MATCHES = 9  # numbers that say how well the words match
 SCALARS = len(answer_features.NAMES) + MATCHES  # the first columns; the states come after them
+WORDS = answer_features.HASHED  # the last columns
 STATES = 2
 _WIDTH = 576  # most numbers of one state; those of wider models are mixed down to it
 _SHARE_OF_LAYERS = 0.53
@@ -63,14 +65,15 @@ class Reader:
         self._model: Any = AutoModel.from_pretrained(
             base.folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
         ).eval()
-        embedding = self._model.get_input_embeddings().weight
-        self._words = _WordVectors(embedding)
         self._layer = _cut_off(self._model)
         _make_fast(self._model)
+        _let_go_of_the_file(self._model)
+        embedding = self._model.get_input_embeddings().weight
+        self._words = _WordVectors(embedding)
         self._opening, self._turn = _wrappers(self._tokenizer)
         self._mix = _mixing(embedding.shape[1])
         self.name = f"reader-{VERSION}-{base.sha256[:12]}"
-        self.size: int = SCALARS + STATES * self._mix.shape[1]
+        self.size: int = SCALARS + STATES * self._mix.shape[1] + WORDS
 
     def read(self, pairs: Sequence[Pair], tell: Tell = lambda text, done, of: None) -> Numbers:
         """The numbers of each pair: (n, size), the same alone and in company up to rounding."""
@@ -80,9 +83,10 @@ class Reader:
             texts.append(self._lay_out(conversation, answer))
             counted = answer_features.features(conversation, answer)
             row[:SCALARS] = np.concatenate([counted, texts[-1].match])
+            row[-WORDS:] = answer_features.hashed(conversation, answer)
         done = 0
         for rows in _of_like_length([len(text.ids) for text in texts]):
-            found[rows, SCALARS:] = self._states([texts[i] for i in rows])
+            found[rows, SCALARS:-WORDS] = self._states([texts[i] for i in rows])
             done += len(rows)
             tell("Reading answers", done, len(pairs))
         bounded: Numbers = np.clip(np.nan_to_num(found), -_LARGEST, _LARGEST)
@@ -135,11 +139,13 @@ class _WordVectors:
     """
 
     def __init__(self, embedding: Any) -> None:
+        import torch
+
         self._table = embedding.detach()
-        vectors = self._table.float().numpy()
+        vectors = self._table.to(torch.float32, copy=True).numpy()
         self._mean = vectors.mean(0)
-        centred = vectors - self._mean
-        self._shared = np.linalg.eigh(centred.T @ centred)[1][:, -3:].astype(np.float32)
+        vectors -= self._mean
+        self._shared = np.linalg.eigh(vectors.T @ vectors)[1][:, -3:].astype(np.float32)
         self._weights = (np.log1p(np.arange(len(vectors))) / np.log(len(vectors))) ** 4
 
     def similarity(self, asked: list[int], said: list[int]) -> Numbers:
@@ -236,6 +242,12 @@ def _make_fast(model: Any) -> None:
         for name, part in list(parent.named_children()):
             if type(part) is torch.nn.Linear:
                 setattr(parent, name, Packed(part))
+
+
+def _let_go_of_the_file(model: Any) -> None:
+    """Copy what is still needed: one tensor that lies in the mapped file keeps all of it in memory."""
+    for tensor in model.parameters():
+        tensor.data = tensor.data.clone()
 
 
 def _wrappers(tokenizer: Any) -> tuple[list[int], list[int]]:

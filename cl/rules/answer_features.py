@@ -1,12 +1,15 @@
-"""What can be counted in a conversation and an answer to it: a fixed list of numbers per pair.
+"""What can be counted in a conversation and an answer to it: fixed lists of numbers per pair.
 
 Each number is one that a reader would notice: how long, how much of the question comes back, does
 it refuse, repeat itself, break off. All are bounded or logarithms, so that no text, however odd,
 gives a number a linear model cannot take. What needs a language model is in `cl.model.reader`.
+Beside them, `hashed` says which words were used, without a vocabulary: each word has a fixed place.
 """
 
 import math
 import re
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -45,6 +48,10 @@ _SENTENCE = re.compile(r"[.!?\n]+(?:\s|$)")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s", re.MULTILINE)
 _NUMBER = re.compile(r"\d+")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-zA-Z]+")  # a capital within a sentence
+_SPOKEN = re.compile(r"\w+(?:'\w+)?|[?!.,]")
+_MOST_SPOKEN = 400  # words and marks of a text that are hashed
+_PLACES = (512, 256, 256)  # for the answer, the person's last message, and what was said before
+HASHED_ANSWER, HASHED = _PLACES[0], sum(_PLACES)
 _ASKS_BACK = re.compile(r"\b(?:no|wrong|not what|i said|i meant|again|that's not)\b")
 
 NAMES: tuple[str, ...] = (
@@ -115,6 +122,29 @@ def features(conversation: Sequence[Message], answer: str) -> NDArray[np.float32
         *_wording(answer, said),
     ]
     return np.asarray(values, dtype=np.float32)
+
+
+def hashed(conversation: Sequence[Message], answer: str) -> NDArray[np.float32]:
+    """Words and pairs of words, each part of length one: (HASHED,), HASHED_ANSWER of the answer.
+
+    Signed feature hashing (Weinberger et al. 2009): words that share a place cancel out on average.
+    """
+    last = max((i for i, m in enumerate(conversation) if m["role"] == "user"), default=-1)
+    asked = conversation[last]["content"] if last >= 0 else ""
+    first = max(0, len(conversation) - 5)
+    told = [m["content"][-400:] for i, m in enumerate(conversation) if i >= first and i != last]
+    texts = (answer[:3000], asked[-1000:], "\n".join(told))
+    parts = [_hashed(_readable(text), size) for text, size in zip(texts, _PLACES, strict=True)]
+    return np.concatenate(parts)
+
+
+def _hashed(text: str, size: int) -> NDArray[np.float32]:
+    spoken = _SPOKEN.findall(text.lower().replace("’", "'"))[:_MOST_SPOKEN]
+    found = np.zeros(size, np.float32)
+    for term, times in Counter([*spoken, *_pairs(["<", *spoken, ">"])]).items():
+        place = zlib.crc32(term.encode())
+        found[(place >> 1) % size] += (1 if place & 1 else -1) * (1 + math.log(times))
+    return found / max(float(np.linalg.norm(found)), 1e-6)
 
 
 def _readable(text: str) -> str:

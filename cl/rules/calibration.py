@@ -17,6 +17,7 @@ Flags = NDArray[np.bool_]
 _BINS = 10
 _DRAWS = 400
 _OF_STEPS = 0.75  # the rest is the sigmoid, which tells scores on one step apart
+_BOUNDS = (0.01, 0.99)  # of a step; nothing is certain
 _FEW = 1000  # labels; below it a step function follows chance (Niculescu-Mizil, Caruana 2005)
 
 
@@ -127,7 +128,8 @@ def _steps(scores: Numbers, up: Flags) -> tuple[Numbers, Numbers]:
             last, before = blocks.pop(), blocks.pop()
             blocks.append((last[0] + before[0], last[1] + before[1], last[2] + before[2]))
     table = np.asarray(blocks)
-    return table[:, 2] / table[:, 0], (table[:, 1] + 0.5) / (table[:, 0] + 1)
+    # Not smoothed block by block: small blocks beside large ones would change their order.
+    return table[:, 2] / table[:, 0], np.clip(table[:, 1] / table[:, 0], *_BOUNDS)
 
 
 def sigmoid(x: Numbers) -> Numbers:

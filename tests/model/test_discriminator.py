@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cl.model import discriminator
-from cl.model.discriminator import Discriminator, train, train_on
-from cl.model.reader import SCALARS, Reader
+from cl.model import discriminator_training as training
+from cl.model.discriminator import Discriminator, stage_for, train, train_on
+from cl.model.reader import SCALARS, WORDS, Reader
+from cl.rules import answer_features, calibration
 
 WIDTH = SCALARS + 40
 ODD = [
@@ -40,7 +41,7 @@ def bytes_in(folder: Path) -> str:
 
 
 def right(scores, labels):
-    return discriminator.calibration.auc(scores, np.array(labels) > 0)
+    return calibration.auc(scores, np.array(labels) > 0)
 
 
 def test_it_orders_answers_it_has_not_seen():
@@ -54,6 +55,32 @@ def test_what_only_the_states_tell_is_learned():
     features, labels, groups = made_up(900, column=SCALARS + 3, signal=3)
     made = train_on(features[:600], labels[:600], groups[:600])
     assert right(made.score_features(features[600:]), labels[600:]) > 0.75
+
+
+@pytest.mark.parametrize(("rows", "share"), [(900, 0.5), (180, 0.1)])
+def test_what_only_the_words_tell_is_learned(rows, share):
+    """Also where one kind of thumb is rare; the columns of words are the last ones."""
+    dice = np.random.default_rng(2)
+    features = np.zeros((2 * rows, SCALARS + 40 + WORDS), np.float32)
+    features[:, : SCALARS + 40] = dice.normal(size=(2 * rows, SCALARS + 40))
+    up = dice.random(2 * rows) < share
+    features[np.arange(2 * rows), dice.integers(-WORDS, -1, 2 * rows)] = 0.6
+    features[:, -7] = np.where(up, 0.6, 0)
+    labels = np.where(up, 1, -1).tolist()
+    made = train_on(features[:rows], labels[:rows], [f"talk {i // 3}" for i in range(rows)])
+    assert right(made.score_features(features[rows:]), labels[rows:]) > 0.75
+
+
+def test_the_worst_of_the_models_hardly_count():
+    up = np.arange(400) < 200
+    best, near, far = training._RICH[:3]
+    shares = training._shares([best, near, far], [0.8, 0.795, 0.6], up)
+    assert shares[best] > shares[near] > 0.3
+    assert far not in shares
+    few = training._shares([best, near, far], [0.8, 0.795, 0.6], up[194:206])
+    assert few[far] > 0.03
+    nothing = training._shares([best, near], [float("nan")] * 2, up)
+    assert nothing == {best: 0.5, near: 0.5}
 
 
 def test_its_probabilities_are_calibrated_and_it_says_how_well():
@@ -98,7 +125,7 @@ def test_a_scorer_that_knows_may_select():
 )  # fmt: skip
 def test_how_much_is_used_grows_with_the_labels(ups, downs, stage):
     labels = [1] * ups + [-1] * downs
-    assert discriminator.stage_for(labels) == stage
+    assert stage_for(labels) == stage
     features, _, groups = made_up(len(labels))
     assert train_on(features, labels, groups).stage == stage
 
@@ -132,7 +159,7 @@ def test_two_answers_to_one_question_teach_by_their_difference():
     """What the question adds to both is larger than what tells them apart."""
     dice, pairs = np.random.default_rng(3), 300
     features = np.zeros((2 * pairs, WIDTH), np.float32)
-    of_question = discriminator._columns(discriminator._CONVERSATION_ONLY)
+    of_question = training._columns(training._CONVERSATION_ONLY)
     features[:, of_question] = np.repeat(dice.normal(size=(pairs, len(of_question))), 2, axis=0)
     # The answer's worth shows only beside what the question adds, which also bends the thumbs.
     worth, added = dice.normal(size=2 * pairs), np.repeat(3 * dice.normal(size=pairs), 2)
@@ -140,13 +167,13 @@ def test_two_answers_to_one_question_teach_by_their_difference():
     up = np.where(worth[::2] > worth[1::2], 1, -1)
     labels = np.stack([up, -up], 1).ravel()
     groups = [f"talk {i // 2}" for i in range(2 * pairs)]
-    data = discriminator._Data(features, labels > 0, groups, "full")
+    data = training._Data(features, labels > 0, groups, "full")
     assert len(data.contrasts) == pairs
     assert (labels[data.contrasts] == [1, -1]).all()
 
     def weight_of_worth():
         rows = np.arange(400)
-        return discriminator._fit(data, rows, data.options[0]).weights[5]
+        return training._fit(data, rows, data.options[0]).weights[5]
 
     learned = weight_of_worth()
     data.contrasts = data.contrasts[:0]
@@ -253,8 +280,13 @@ def test_the_states_depend_on_the_answer_and_on_the_question(reader):
     first, other, elsewhere = reader.read(
         [(asked, answer), PAIRS[2], (talk("Who are you?"), answer)]
     )
-    assert not np.allclose(first[SCALARS:], other[SCALARS:], atol=1e-2)
-    assert not np.allclose(first[SCALARS:], elsewhere[SCALARS:], atol=1e-2)
+    assert not np.allclose(first[SCALARS:-WORDS], other[SCALARS:-WORDS], atol=1e-2)
+    assert not np.allclose(first[SCALARS:-WORDS], elsewhere[SCALARS:-WORDS], atol=1e-2)
+
+
+def test_the_last_numbers_are_the_words(reader):
+    found = reader.read(PAIRS)
+    assert np.array_equal(found[1, -WORDS:], answer_features.hashed(*PAIRS[1]))
 
 
 @pytest.mark.parametrize("text", ODD)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cl.records import Message
-from cl.rules.answer_features import NAMES, features
+from cl.rules.answer_features import HASHED, HASHED_ANSWER, NAMES, features, hashed
 
 ASKED: list[Message] = [
     {"role": "user", "content": "When does the university library open on 24 December?"}
@@ -40,6 +40,11 @@ def test_odd_texts_give_small_finite_numbers(answer, conversation):
     assert values.dtype == np.float32
     assert np.isfinite(values).all()
     assert np.abs(values).max() < 20
+    places = hashed(conversation, answer)
+    assert places.shape == (HASHED,)
+    assert places.dtype == np.float32
+    assert np.isfinite(places).all()
+    assert np.abs(places).max() <= 1
 
 
 def test_words_of_the_question_that_come_back_are_counted():
@@ -69,3 +74,21 @@ def test_an_answer_that_was_given_before_is_seen():
 
 def test_what_comes_after_the_first_thousands_of_characters_changes_nothing():
     assert np.array_equal(features(ASKED, "word " * 4000), features(ASKED, "word " * 9000))
+
+
+def test_words_have_places_that_never_change():
+    one, other = hashed(ASKED, "At nine, I think."), hashed(ASKED, "at NINE, i think.")
+    assert np.array_equal(one, other)
+    assert np.linalg.norm(one[:HASHED_ANSWER]) == pytest.approx(1)
+    # Stored numbers and trained scorers count on these places.
+    assert np.flatnonzero(hashed([], "Yes.")).tolist() == [143, 212, 251, 289, 504, 631, 887]
+
+
+def test_the_answer_and_the_conversation_have_places_of_their_own():
+    one, other = hashed(ASKED, "At nine."), hashed(ASKED, "On Monday at ten.")
+    assert np.array_equal(one[HASHED_ANSWER:], other[HASHED_ANSWER:])
+    assert not np.array_equal(one[:HASHED_ANSWER], other[:HASHED_ANSWER])
+    talk: list[Message] = [{"role": "assistant", "content": "Hello, what is it?"}, *ASKED]
+    last = slice(HASHED_ANSWER, HASHED_ANSWER + 256)
+    assert np.array_equal(hashed(talk, "At nine.")[last], one[last])
+    assert not np.array_equal(hashed(talk, "At nine."), one)
