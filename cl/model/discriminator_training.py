@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from cl.model.reader import MATCHES, SCALARS, WORDS
 from cl.rules import answer_features, calibration
@@ -274,6 +273,8 @@ def _logistic(
     x: NDArray[np.float32], up: Flags, weight: Numbers, pairs: Ints, strength: float
 ) -> Numbers:
     """Weights that minimise |w|^2 / 2 + strength (sum of log losses of rows and of differences)."""
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
     sign = np.where(up, 1.0, -1.0)
     difference = x[pairs[:, 0]] - x[pairs[:, 1]]
     base = float(np.log((up.sum() + 1) / ((~up).sum() + 1)))

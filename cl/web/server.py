@@ -1,5 +1,6 @@
 """The web server: two Gradio apps, our own sign-in, and the gate, on one FastAPI app."""
 
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from socket import socket
@@ -27,6 +28,9 @@ def create_app(house: House) -> FastAPI:
     async def life(app: FastAPI) -> AsyncIterator[None]:
         house.worker.start()
         house.books.scoring.start()
+        # What is loaded stays: looking at all of it for garbage, again and again, holds up answers.
+        gc.collect()
+        gc.freeze()
         yield
         house.worker.stop()
 
