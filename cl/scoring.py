@@ -78,7 +78,7 @@ class Scoring:
         self._reading = threading.Lock()
         self._known: dict[str, Discriminator] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
+        self._thread = threading.Thread()  # not started: there is none yet
         self.problem = ""  # why nothing is scored at the moment, for the pages
 
     # -- what others ask -------------------------------------------------------------------
@@ -282,7 +282,11 @@ class Scoring:
     # -- the thread ------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin to judge in the background; again after a stop, too."""
+        if not self._thread.is_alive():
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
+            self._thread.start()
 
     def stop(self, timeout: float = 15.0) -> None:
         self._stop.set()

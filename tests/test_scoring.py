@@ -203,6 +203,15 @@ def test_in_the_background_answers_are_judged_by_themselves(books: Books) -> Non
     finally:
         books.scoring.stop()
     assert quality(waiting) == (1.0, "rules-1")
+    later = say(books, 2, good=True)
+    books.scoring.start()  # again, and twice is once
+    books.scoring.start()
+    try:
+        while quality(later)[0] is None:
+            assert time.monotonic() < deadline + 20
+            time.sleep(0.01)
+    finally:
+        books.scoring.stop()
 
 
 def test_a_reader_that_cannot_be_opened_is_told_and_the_thread_lives(books: Books) -> None:

@@ -33,6 +33,7 @@ def create_app(house: House) -> FastAPI:
         gc.freeze()
         yield
         house.worker.stop()
+        house.books.scoring.stop()
 
     app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_api_route("/healthz", lambda: _health(house))
