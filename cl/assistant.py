@@ -13,10 +13,10 @@ from peewee import PeeweeException
 
 from cl.ab_test import ABTestManager
 from cl.records import Arm, Finish, Message, Outcome, Piece, Route, Sampling, Status
-from cl.rules.examples import Turn, turns_before
+from cl.rules.examples import Turn, as_messages, turns_before
 from cl.rules.text import clean
 from cl.settings import ChatOptions
-from cl.usage_logger import UsageLogger, as_messages
+from cl.usage_logger import UsageLogger
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Assistant:
             if turn.status == Status.COMPLETE
         )
         earlier = turns_before(said, interaction_id, row.regenerates)
-        messages = as_messages((turn.prompt, turn.answer) for turn in earlier)
+        messages = as_messages(earlier)
         if self._options.system_prompt:
             messages.insert(0, Message(role="system", content=self._options.system_prompt))
         messages.append(Message(role="user", content=row.prompt))

@@ -71,9 +71,6 @@ class RunStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-OPEN_RUN = (RunStatus.REQUESTED, RunStatus.GENERATED, RunStatus.TRAINED, RunStatus.PUBLISHED)
-
-
 class Decision(StrEnum):
     """What a reviewer made of an example."""
 

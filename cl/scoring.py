@@ -300,9 +300,10 @@ class Scoring:
                 done = self.score_pending() or self.read_rated()
                 self.problem = ""
             except Exception as problem:
-                if str(problem) != self.problem:
+                # Whatever fails, the thread lives, tries again, and the page says so.
+                if not self.problem:
                     log.exception("answers could not be scored")
-                done, self.problem = 0, str(problem)
+                done, self.problem = 0, str(problem) or type(problem).__name__
             if not done:
                 self._stop.wait(self._pause)
 

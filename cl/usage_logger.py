@@ -18,7 +18,7 @@ from cl.db.tables import Conversation as ConversationRow
 from cl.db.tables import Feedback as FeedbackRow
 from cl.db.tables import Interaction as Row
 from cl.records import Arm, Conversation, Feedback, Interaction, Message, Outcome, Route, Status
-from cl.rules.examples import Turn, turns_before
+from cl.rules.examples import Turn, as_messages, turns_before
 from cl.rules.exchange.placing import History
 from cl.rules.text import clean, shorten
 
@@ -124,7 +124,7 @@ class UsageLogger:
         before = self.last_id() + 1 if before_id is None else before_id
         turns = (Turn(*turn) for turn in rows.where(Row.id < before).order_by(Row.id).tuples())
         replaced = Row.select(Row.regenerates).where(Row.id == before).scalar()
-        return as_messages((t.prompt, t.answer) for t in turns_before(turns, before, replaced))
+        return as_messages(turns_before(turns, before, replaced))
 
     def _require_own(self, user: str, conversation_id: int) -> None:
         own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
@@ -227,43 +227,6 @@ class UsageLogger:
         """
         with self._db.atomic():
             return arrivals.store(batch, IMPORTED, self._now())
-
-    def add_finished(
-        self,
-        user: str,
-        conversation_id: int,
-        prompt: str,
-        answer: str,
-        request_id: str,
-        feedback: Feedback | None = None,
-        at: datetime | None = None,
-    ) -> bool:
-        """Store an interaction that took place elsewhere (`at` some time). False when it is known.
-
-        Raises ValueError for feedback that would be refused from a person, too.
-        """
-        if Row.select().where(Row.request_id == request_id).exists():
-            return False
-        said = feedback or Feedback()
-        values = _checked(said.thumb, said.reasons, said.comment, said.correction)
-        now = at or self._now()
-        row = Row.create(
-            request_id=request_id,
-            conversation=conversation_id,
-            user=user,
-            prompt=prompt,
-            answer=answer,
-            status=Status.COMPLETE,
-            version=IMPORTED,
-            arm=Arm.DEFAULT,
-            created_at=now,
-            finished_at=now,
-        )
-        if said != Feedback():
-            FeedbackRow.create(
-                interaction=row.id, user=user, created_at=now, updated_at=now, **values
-            )
-        return True
 
     # -- feedback --------------------------------------------------------------------------
 
@@ -393,12 +356,3 @@ def _record(row: Any) -> Interaction:
     return replace(
         record, feedback=Feedback(said.thumb, tuple(said.reasons), said.comment, said.correction)
     )
-
-
-def as_messages(turns: Iterable[tuple[str, str]]) -> list[Message]:
-    """(prompt, answer) pairs as a model is shown them."""
-    messages: list[Message] = []
-    for prompt, answer in turns:
-        messages.append(Message(role="user", content=prompt))
-        messages.append(Message(role="assistant", content=answer))
-    return messages

@@ -76,7 +76,7 @@ class Worker:
             self._schedule.run_pending()
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        # The one broad catch of the house: whatever fails, the thread lives and the page says so.
+        # Whatever fails, the thread lives and the page says so.
         try:
             work()
         except Exception as problem:

@@ -22,7 +22,19 @@ from cl.model.reader import SCALARS
 from cl.model.rehearsal import RehearsalBuffer, RehearsalRow
 from cl.model.training_job import Progress, TrainingCancelled
 from cl.model.versions import ADAPTER, VersionStore, write_manifest
-from cl.records import BASE, Finish, Message, Piece, Reviewed, Sampling, TrainingResult
+from cl.records import (
+    BASE,
+    Arm,
+    Finish,
+    Message,
+    Outcome,
+    Piece,
+    Reviewed,
+    Route,
+    Sampling,
+    Status,
+    TrainingResult,
+)
 from cl.rules import answer_features
 from cl.rules.examples import Example
 from cl.rules.text import words
@@ -143,6 +155,16 @@ class FakeTrainer:
         }
         write_adapter(folder / "candidate", taught)
         return TrainingResult(self.val_loss, self.parent_val_loss, 5, 2.0, 0.01, 2, 1, 100, 0.1)
+
+
+def answered(
+    books: Books, prompt: str, answer: str, conversation: int | None = None, user: str = "ana"
+) -> int:
+    """A complete interaction without a model. Returns its id."""
+    conversation = conversation or books.logger.open_conversation(user, prompt)
+    interaction = books.logger.log(user, conversation, prompt, Route(BASE, Arm.DEFAULT))
+    books.logger.finish(interaction, Outcome(Status.COMPLETE, answer, 1.0))
+    return interaction
 
 
 class FakeReader:

@@ -3,6 +3,7 @@
 import json
 import random
 import tracemalloc
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -358,7 +359,7 @@ def test_progress_is_told_in_bytes_batch_by_batch(
     assert told == [(2, 2 * size), (4, 4 * size)]
 
 
-def test_a_batch_takes_far_fewer_statements_than_it_has_lines(books: Books) -> None:
+def test_a_batch_takes_a_handful_of_statements(books: Books) -> None:
     def statements(lines: Sequence[str]) -> list[str]:
         seen: list[str] = []
         books.database.connection().set_trace_callback(seen.append)
@@ -371,8 +372,5 @@ def test_a_batch_takes_far_fewer_statements_than_it_has_lines(books: Books) -> N
         some = [line(f"{n}{sign}", group=f"{n}{sign}", **about) for n in range(count)]
         return [*some, *(text.replace("A.", "B.") for text in some)]
 
-    assert len(statements(pairs("?", 2))) < 20
-    # SQLite may report a statement again while it runs, once for each row it touches.
-    many = statements(pairs("!", 200))
-    assert len(many) < 400
-    assert len({text.split("(")[0] for text in many}) < 20
+    few, many = statements(pairs("?", 2)), statements(pairs("!", 200))
+    assert len(many) == len(few) < 20, Counter(text[:60] for text in many)

@@ -5,6 +5,7 @@ import pytest
 from cl.house import Books
 from cl.records import Arm, Feedback, Finish, Outcome, Route, Status
 from cl.usage_logger import MAX_COMMENT, MAX_CORRECTION
+from tests import fakes
 from tests.fakes import FakeClock
 
 ROUTE = Route("base", Arm.DEFAULT)
@@ -212,5 +213,5 @@ def test_a_log_of_many_pages_is_read_whole(books: Books) -> None:
     conversation = books.logger.open_conversation("ana", "Many")
     with books.database.atomic():
         for number in range(1001):
-            books.logger.add_finished("ana", conversation, f"Q{number}", "A.", f"r{number}")
+            fakes.answered(books, f"Q{number}", "A.", conversation)
     assert [r.prompt for r in books.logger.get_records()] == [f"Q{n}" for n in range(1001)]

@@ -5,7 +5,7 @@ interaction id, so nothing is read twice and no more than a page of texts is in 
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from peewee import JOIN, SQL, Case, fn
@@ -13,7 +13,7 @@ from peewee import JOIN, SQL, Case, fn
 from cl.db.tables import Conversation, Feedback
 from cl.db.tables import Interaction as Row
 from cl.records import Message, Status
-from cl.rules.examples import MAX_TURNS, Example, Turn, turns_before
+from cl.rules.examples import MAX_TURNS, Example, Turn, as_messages, turns_before
 
 PAGE = 500
 _MANY_TURNS = 50
@@ -198,7 +198,7 @@ def _contexts(rows: list[tuple[Any, ...]]) -> dict[int, tuple[Message, ...]]:
             latest = _turns((Row.conversation == conversation) & (Row.id < id_))
             latest = latest.order_by(Row.id.desc()).limit(3 * MAX_TURNS)
             known = [Turn(*turn) for _, *turn in latest][::-1]
-        found[id_] = as_messages(turns_before(known, id_, regenerates)[-MAX_TURNS:])
+        found[id_] = tuple(as_messages(turns_before(known, id_, regenerates)[-MAX_TURNS:]))
     return found
 
 
@@ -209,12 +209,3 @@ def _turns(which: Any) -> Any:
         .order_by(Row.id)
         .tuples()
     )
-
-
-def as_messages(turns: Iterable[Turn]) -> tuple[Message, ...]:
-    """Turns as a model is shown them."""
-    messages: list[Message] = []
-    for turn in turns:
-        messages.append(Message(role="user", content=turn.prompt))
-        messages.append(Message(role="assistant", content=turn.answer))
-    return tuple(messages)

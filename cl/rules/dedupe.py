@@ -8,7 +8,6 @@ worth a look, the Jaccard similarity of their word triples decides; an answer th
 repeats the whole one.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -68,12 +67,6 @@ class NearDuplicates:
         # Two answers to the very same question need to share less to say the same.
         least = self._threshold / (2 if question.jaccard >= _SAME else 1)
         return question.jaccard >= self._threshold and (reply.jaccard >= least or reply.is_cut)
-
-
-def near_duplicates(texts: Iterable[tuple[int, str, str]], threshold: float) -> set[int]:
-    """The ids of (id, prompt, answer) that repeat an earlier one: the order says which one stays."""
-    seen = NearDuplicates(threshold)
-    return {n for n, prompt, answer in texts if seen.look(n, prompt, answer).repeats is not None}
 
 
 def _triples(text: str) -> NDArray[np.uint64]:

@@ -27,6 +27,15 @@ def turns_before(turns: Iterable[Turn], id_: int, regenerates: int | None) -> li
     return [turn for turn in earlier if turn.id not in replaced]
 
 
+def as_messages(turns: Iterable[Turn]) -> list[Message]:
+    """Turns as a model is shown them."""
+    messages: list[Message] = []
+    for turn in turns:
+        messages.append(Message(role="user", content=turn.prompt))
+        messages.append(Message(role="assistant", content=turn.answer))
+    return messages
+
+
 @dataclass(frozen=True)
 class Example:
     """A rated interaction: a conversation, and the answer it should get, or should not get."""

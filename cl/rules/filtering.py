@@ -40,6 +40,18 @@ class Candidate:
     key: bytes
     prompt_key: bytes
 
+    @classmethod
+    def of(cls, example: Example, score: float = 0.0) -> "Candidate":
+        return cls(
+            example.interaction_id,
+            example.conversation_id,
+            example.person,
+            example.is_correction,
+            score,
+            short_key(example.key),
+            short_key(example.prompt_key),
+        )
+
 
 def short_key(key: str) -> bytes:
     """A content key as it is remembered a hundred thousand times."""
@@ -109,15 +121,7 @@ class Funnel:
 
     def take(self, example: Example, score: float, *, is_reviewed: bool = False) -> None:
         """The next example, in order: corrections before thumbs, then the newest first."""
-        candidate = Candidate(
-            example.interaction_id,
-            example.conversation_id,
-            example.person,
-            example.is_correction,
-            score,
-            short_key(example.key),
-            short_key(example.prompt_key),
-        )
+        candidate = Candidate.of(example, score)
         if not (self._is_repeated(candidate) or self._is_nearly_repeated(example)):
             if example.is_correction or is_reviewed or candidate.key not in self._disliked:
                 self._kept.append(candidate)

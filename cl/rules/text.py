@@ -51,12 +51,6 @@ def _essence(text: str) -> str:
     return " ".join(essence.split())
 
 
-def shingles(text: str, size: int = 3, most_words: int | None = None) -> set[str]:
-    """Runs of `size` words, the units near-duplicates are measured in; short texts give one."""
-    found = words(text)[:most_words]
-    return {" ".join(found[i : i + size]) for i in range(max(1, len(found) - size + 1))}
-
-
 def shorten(text: str, limit: int) -> str:
     """A text on one line of at most `limit` characters, for titles and tables."""
     line = " ".join(text.split())

@@ -199,14 +199,11 @@ class AdminPage:
         return rights.admin(self._books.accounts, request)
 
     def _overview(self, found: dict[str, Any]) -> tuple[Any, ...]:
-        problem = self._house.worker.problem
         target = self._books.ab_test.rollback_target()
         testing, working = found["challenger"], found["job"] is not None
         doing = self._house.loop.doing
         return (
-            panels.overview(
-                found, doing, problem.text if problem else None, self._house.assistant.lost_rows
-            ),
+            panels.overview(found, doing, self._alerts()),
             panels.gauges(found["triggers"]),
             gr.Button(f"Promote {testing}" if testing else "Promote", interactive=bool(testing)),
             gr.Button(f"Retire {testing}" if testing else "Retire", interactive=bool(testing)),
@@ -215,6 +212,15 @@ class AdminPage:
                 f"Roll back to {target}" if target else "Roll back", interactive=target is not None
             ),
         )
+
+    def _alerts(self) -> list[str]:
+        """What is wrong, in words."""
+        problem, unscored = self._house.worker.problem, self._books.scoring.problem
+        lost = self._house.assistant.lost_rows
+        found = [f"Background work failed: {problem.text}"] if problem else []
+        found += [f"Answers are not scored at the moment: {unscored}"] if unscored else []
+        found += [f"{lost} answers could not be logged since the start."] if lost else []
+        return found
 
     def _plots(self) -> tuple[Any, ...]:
         points = reports.recent_points()

@@ -19,6 +19,7 @@ from cl.web import signin
 VISITOR_COOKIE = "visitor"
 _VISITOR_SECONDS = 30 * 86400
 _TOKEN_LENGTH = 32
+_CLIENT_LEFT = 499  # nginx's code for it; nobody is there to read it
 _PAGES = ("/", "/admin", "/admin/")
 _OPEN_PATHS = ("/signin", "/healthz", "/favicon.ico")
 _STATIC = (
@@ -81,7 +82,13 @@ class Gate:
         token = ""
         if self._is_open and request.url.path == "/" and not _visitor(request):
             token = request.state.visitor = secrets.token_urlsafe(_TOKEN_LENGTH)
-        answer = await go_on(request)
+        try:
+            answer = await go_on(request)
+        except RuntimeError:
+            # What starlette raises where an endpoint answered nothing: the browser has left.
+            if await request.is_disconnected():
+                return Response(status_code=_CLIENT_LEFT)
+            raise
         if token:
             signin.set_cookie(
                 answer, request, VISITOR_COOKIE, token, _VISITOR_SECONDS, self._in_frame

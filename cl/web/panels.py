@@ -32,10 +32,8 @@ class Markup(str):
     __slots__ = ()
 
 
-def overview(found: dict[str, Any], doing: str, problem: str | None, lost: int) -> str:
+def overview(found: dict[str, Any], doing: str, alerts: Sequence[str]) -> str:
     """The sentence, what is wrong, the states, and the cards."""
-    alerts = [f"Background work failed: {problem}"] if problem else []
-    alerts += [f"{lost} answers could not be logged since the start."] if lost else []
     parts = [f"<div class='alert' role='alert'>{escape(text)}</div>" for text in alerts]
     parts.append(f"<p class='headline'>{escape(found['headline'])}</p>")
     items = "".join(

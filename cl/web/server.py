@@ -55,11 +55,12 @@ def serve(app: Any, at: socket) -> None:
 
 
 def _health(house: House) -> Response:
-    """200 while the background thread lives and its last work went well, else 503.
+    """200 while the background threads do their work, else 503.
 
     Open to everybody, so the reason stands on the admin page only.
     """
-    is_well = house.worker.is_alive() and house.worker.problem is None
+    worker, scoring = house.worker, house.books.scoring
+    is_well = worker.is_alive() and not worker.problem and not scoring.problem
     return JSONResponse({"ok": is_well}, 200 if is_well else 503)
 
 

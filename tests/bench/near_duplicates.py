@@ -19,8 +19,8 @@ from statistics import median
 
 from rensa import RMinHash, RMinHashLSH
 
-from cl.rules.dedupe import NearDuplicates, near_duplicates
-from cl.rules.text import shingles
+from cl.rules.dedupe import NearDuplicates
+from cl.rules.text import words
 from cl.settings import DataLimits
 
 Row = tuple[int, str, str]
@@ -48,9 +48,16 @@ def library_alone(rows: list[Row]) -> None:
     index = RMinHashLSH(threshold=0.5, num_perm=128, num_bands=32)
     for number, prompt, answer in rows:
         sketch = RMinHash(num_perm=128, seed=1)
-        sketch.update(list(shingles(f"{prompt} {answer}")))
+        found = words(f"{prompt} {answer}")
+        sketch.update([" ".join(found[i : i + 3]) for i in range(len(found) - 2)])
         index.query(sketch)
         index.insert(number, sketch)
+
+
+def ours_alone(rows: list[Row]) -> None:
+    seen = NearDuplicates(THRESHOLD)
+    for number, prompt, answer in rows:
+        seen.look(number, prompt, answer)
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -75,13 +82,13 @@ def main() -> None:
     print(f"3 % of the words changed: {recall(real, lambda w: changed(w, dice, vocabulary)):.4f}")
     print(f"last quarter cut off:     {recall(real, lambda w: w[: len(w) * 3 // 4]):.4f}")
 
-    def words(count: int) -> str:
+    def draw(count: int) -> str:
         return " ".join(dice.choices(vocabulary, k=count))
 
-    rows = [(n, words(10), words(64)) for n in range(options.rows)]
+    rows = [(n, draw(10), draw(64)) for n in range(options.rows)]
     ours, theirs = [], []
     for _ in range(options.rounds):
-        ours.append(cpu_seconds(lambda: near_duplicates(rows, THRESHOLD)))
+        ours.append(cpu_seconds(lambda: ours_alone(rows)))
         theirs.append(cpu_seconds(lambda: library_alone(rows)))
     per = 100_000 / options.rows
     print(

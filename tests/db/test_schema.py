@@ -11,7 +11,7 @@ from cl.db import tables
 from cl.db.database import MIGRATIONS, DatabaseProblem, open_database
 from cl.db.tables import TABLES, Interaction, TrainingRun
 from cl.house import Books
-from tests.fakes import FakeClock
+from tests.fakes import FakeClock, answered
 from tests.schema import schema
 
 
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_refused_with_what_to_do(books: Books) -> None:
     talk = books.logger.open_conversation("ana", "Q")
     with books.database.atomic():
         for number in range(2000):
-            books.logger.add_finished("ana", talk, f"Question {number}", "A" * 200, f"r{number}")
+            answered(books, f"Question {number}", "A" * 200, talk)
     books.database.close()
     path = books.settings.data_dir / "usage.db"
     with sqlite3.connect(path) as connection:
@@ -112,7 +112,7 @@ def test_one_open_run_at_most(books: Books, clock: FakeClock) -> None:
 
 def test_times_come_back_in_utc_to_the_millisecond(books: Books, clock: FakeClock) -> None:
     clock.now = clock.now.replace(microsecond=123_456)
-    books.logger.add_finished("ana", books.logger.open_conversation("ana", "Q"), "Q", "A", "r")
+    answered(books, "Q", "A")
     stored = Interaction.get().created_at
     assert stored == clock.now.replace(microsecond=123_000)
     assert stored.tzinfo is not None

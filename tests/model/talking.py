@@ -58,7 +58,7 @@ async def hear(
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """A stream that never ends fails instead of hanging."""
-    return asyncio.run(asyncio.wait_for(work, 20))
+    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 async def until(is_so: Callable[[], object]) -> None:

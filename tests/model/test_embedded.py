@@ -2,9 +2,9 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
@@ -18,20 +18,13 @@ from cl.model.engine.conversation import encode_chat
 from cl.model.engine.embedded import EmbeddedEngine
 from cl.model.engine.loading import load_model
 from cl.model.versions import ADAPTER, BadVersion, VersionStore, write_manifest
-from cl.records import BASE, Finish, Message, Piece, Sampling
+from cl.records import BASE, Piece, Sampling
 from cl.rules.text import clean
 from cl.settings import ServingOptions
+from tests.model.talking import FOREVER, ask, hear, run, said
 from tests.tiny_model import CONTEXT, build_reciter, write_random_adapter
 
-FOREVER = Sampling(max_tokens=10**6)
 GREETING = "Hi 😀 ok"
-T = TypeVar("T")
-
-
-def said(*texts: str, system: str = "") -> list[Message]:
-    """A conversation in which person and assistant take turns."""
-    turns = [Message(role=("user", "assistant")[i % 2], content=t) for i, t in enumerate(texts)]
-    return [Message(role="system", content=system), *turns] if system else turns
 
 
 CONVERSATIONS = [
@@ -41,32 +34,6 @@ CONVERSATIONS = [
     said("Hello!", "Hi.", "Thank you for your help."),
 ]
 LENGTHS = [24, 5, 16, 12]
-
-
-def ask(
-    engine: EmbeddedEngine, conversation: Sequence[Message], version: str = BASE, **sampling: Any
-) -> tuple[str, Finish]:
-    wanted = Sampling(**{"max_tokens": 8, **sampling})
-    return engine.ask_all(version, [conversation], wanted)[0]
-
-
-async def hear(
-    engine: EmbeddedEngine,
-    conversation: Sequence[Message],
-    sampling: Sampling,
-    version: str = BASE,
-    on_piece: Callable[[], object] = lambda: None,
-) -> str:
-    text = ""
-    async for piece in engine.chat(version, conversation, sampling):
-        text += piece.text
-        on_piece()
-    return text
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """A stream that never ends fails instead of hanging."""
-    return asyncio.run(asyncio.wait_for(work, 60))
 
 
 async def crowd(
@@ -422,7 +389,7 @@ def test_a_version_dropped_while_it_answers_finishes_the_answer(own_engine: Embe
         own_engine.drop("v0001")
 
     whole = ask(own_engine, said("Hello"), "v0001", max_tokens=16)[0]
-    heard = run(hear(own_engine, said("Hello"), Sampling(16), "v0001", drop))
+    heard = run(hear(own_engine, said("Hello"), Sampling(16), "v0001", on_piece=drop))
     assert heard == whole
     assert own_engine.loaded() == [BASE]
 

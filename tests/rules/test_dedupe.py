@@ -1,11 +1,19 @@
 """Which examples repeat an earlier one."""
 
+from collections.abc import Iterable
+
 import pytest
 
-from cl.rules.dedupe import near_duplicates
+from cl.rules.dedupe import NearDuplicates
 
 ASK = "Who approves travel?"
 ABCDE = "a b c d e"  # triples abc bcd cde
+
+
+def near_duplicates(texts: Iterable[tuple[int, str, str]], threshold: float) -> set[int]:
+    """The ids of those that repeat an earlier one."""
+    seen = NearDuplicates(threshold)
+    return {n for n, prompt, answer in texts if seen.look(n, prompt, answer).repeats is not None}
 
 
 def repeated(*pairs: tuple[str, str], threshold: float = 0.6) -> set[int]:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cl.rules.text import clean, content_key, shingles, shorten, words
+from cl.rules.text import clean, content_key, shorten, words
 
 
 @pytest.mark.parametrize(
@@ -65,23 +65,6 @@ def test_other_words_or_other_parts_have_another_key(
     one: tuple[str, ...], other: tuple[str, ...]
 ) -> None:
     assert content_key(*one) != content_key(*other)
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("", {""}),
-        ("One", {"one"}),
-        ("One two", {"one two"}),
-        ("One, two, three.", {"one two three"}),
-        ("a b c d", {"a b c", "b c d"}),
-        ("a a a a a", {"a a a"}),
-    ],
-)
-def test_shingles_are_runs_of_three_words_and_short_texts_are_one(
-    text: str, found: set[str]
-) -> None:
-    assert shingles(text) == found
 
 
 @pytest.mark.parametrize(

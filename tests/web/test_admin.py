@@ -15,6 +15,7 @@ from cl.house import House
 from cl.records import Role, RunStatus, Stage
 from cl.web import panels
 from cl.web.admin import AdminPage
+from cl.worker import Problem
 from tests.fakes import talk
 from tests.test_walkthrough import FACTS, steps, teach
 from tests.web.pages import ADMIN, Page, Site, deploy, everything_stored
@@ -95,6 +96,16 @@ def test_whatever_the_page_is_wired_to_asks_who_is_there(site: Site) -> None:
     assert len(wired) > 15
     # Only the way back out of a question does not: it hides the question.
     assert [(len(f.inputs), len(f.outputs)) for f in unasked] == [(0, 1)]
+
+
+def test_the_overview_tells_what_is_wrong_in_the_background(house: House, page: AdminPage) -> None:
+    assert "role='alert'" not in shown(page)["load"]
+    house.worker.problem = Problem(house.books.clock(), "OSError: disk full")
+    house.books.scoring.problem = "no memory for the reader"
+    found = shown(page)["load"]
+    assert found.count("role='alert'") == 2
+    assert "OSError: disk full" in found
+    assert "no memory for the reader" in found
 
 
 # -- showing ---------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Who gets through the gate, over every route of the real app, and what its answers carry."""
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 from starlette.routing import Mount, Route
 
@@ -431,7 +432,7 @@ def test_visitors_are_kept_out_of_the_admin_page(open_site: Site) -> None:
 # -- health ----------------------------------------------------------------------------------
 
 
-def test_the_health_check_tells_anybody_whether_the_worker_is_well(site: Site) -> None:
+def test_the_health_check_tells_anybody_whether_the_threads_are_well(site: Site) -> None:
     nobody = site.browser()
     well = nobody.get("/healthz")
     assert (well.status_code, well.json()["ok"]) == (200, True)
@@ -440,11 +441,39 @@ def test_the_health_check_tells_anybody_whether_the_worker_is_well(site: Site) -
     assert "disk full" not in failed.text  # what went wrong is for admins
     site.worker.problem, site.worker.alive = None, False
     dead = nobody.get("/healthz")
-    site.worker.alive = True
-    assert [(a.status_code, a.json()["ok"]) for a in (failed, dead)] == [(503, False)] * 2
+    site.worker.alive, site.house.books.scoring.problem = True, "OSError: disk full"
+    unscored = nobody.get("/healthz")
+    site.house.books.scoring.problem = ""
+    answers = (failed, dead, unscored)
+    assert [(a.status_code, a.json()["ok"]) for a in answers] == [(503, False)] * 3
 
 
 def test_the_health_check_holds_no_names_paths_or_tokens(site: Site) -> None:
     answer = site.browser(STAFF).get("/healthz").text
     for secret in (STAFF, str(site.house.books.settings.data_dir), *site.sessions.values()):
         assert secret not in answer
+
+
+# -- browsers that leave ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last_word", "ends"), [("http.disconnect", True), ("http.request", False)]
+)
+def test_only_a_browser_that_left_excuses_an_endpoint_without_an_answer(
+    site: Site, last_word: str, ends: bool
+) -> None:
+    async def said() -> dict[str, Any]:
+        return {"type": last_word}
+
+    async def no_answer(request: Request) -> Response:
+        raise RuntimeError("No response returned.")
+
+    scope = {"type": "http", "method": "GET", "path": "/signin", "headers": [], "query_string": b""}
+    gate = Gate(site.house.books.accounts, is_open=False, in_frame=False)
+    asked = gate(Request(scope, said), no_answer)
+    if ends:
+        assert asyncio.run(asked).status_code == 499
+    else:
+        with pytest.raises(RuntimeError):
+            asyncio.run(asked)
