@@ -139,9 +139,9 @@ def open_house(books: Books, say: Say = lambda text, share: None) -> House:
     """Add the model. Fetches it first if it is not there; `say` hears how far that is."""
     settings = books.settings
     base = prepare(settings.model, books.models, say)
-    versions = VersionStore(books.models, base.sha256)
+    versions = VersionStore(books.models, base.sha256, base.source)
     engine = open_engine(base, versions, settings.serving)
-    trainer = TrainingJob(base, versions, settings.training, settings.data.seed)
+    trainer = TrainingJob(base, versions, settings.training, settings.data.seed, engine.is_busy)
     return build_house(books, engine, trainer, versions)
 
 
@@ -177,6 +177,7 @@ def build_house(books: Books, engine: Engine, trainer: Trainer, versions: Versio
         engine=engine,
         versions=versions,
         gate=settings.gate,
+        quiet_hours=settings.training.quiet_hours,
         runs=books.runs,
         clock=books.clock,
     )

@@ -13,7 +13,8 @@ from typing import Any
 from cl import files
 
 MANIFEST = "manifest.json"
-_OURS = {"train.jsonl", "val.jsonl", "votes.jsonl", "pairs.jsonl"}
+ANSWERS = "answers.jsonl"  # beside the set: what versions said when they were asked about it
+_OURS = {"train.jsonl", "val.jsonl", "votes.jsonl", "pairs.jsonl", "probes.jsonl"}
 
 
 def sets(data_dir: Path) -> dict[int, Path]:
@@ -70,7 +71,8 @@ def _take_out_of(folder: Path, gone: set[int]) -> int:
     for path in folder.glob("*.jsonl"):
         if path.name not in _OURS:  # the set in another form, whose lines name nothing
             path.unlink()
-    return sum(_rewrite(path, gone) for path in folder.glob("*.jsonl"))
+    answers = [path for path in (folder.parent / ANSWERS,) if path.exists()]
+    return sum(_rewrite(path, gone) for path in (*answers, *folder.glob("*.jsonl")))
 
 
 def _marked(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,11 @@ owner, and the owner's heartbeat.
 
 import json
 import logging
-import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,13 +25,14 @@ from peewee import Database, IntegrityError
 
 from cl import files, lineage
 from cl.ab_test import ABTestManager, Refused
-from cl.db import audit, erasures
+from cl.db import audit, erasures, probes
 from cl.db.tables import Due, Iteration, TrainingRun
 from cl.forgetting import BeingErased, Forgetting
 from cl.model.engine.contract import SERVING_FILE, EngineError
 from cl.model.rehearsal import Answers
+from cl.model.training.measured import PROBES, lines_of
 from cl.model.training_job import Progress, TrainingCancelled, TrainingFailed
-from cl.model.versions import BadVersion, VersionStore, verify_adapter
+from cl.model.versions import BadVersion, VersionStore, add_files
 from cl.records import (
     BASE,
     GateCheck,
@@ -43,9 +43,13 @@ from cl.records import (
     Step,
     TrainingResult,
     TriggerResult,
+    Verdict,
 )
 from cl.retrain_trigger import RetrainTrigger
 from cl.rules import gating
+from cl.rules.gating import Measured
+from cl.rules.model_card import model_card
+from cl.rules.quiet_hours import may_begin
 from cl.scoring import Scoring
 from cl.settings import GateLimits
 from cl.training_data import TrainingDataGenerator
@@ -64,6 +68,10 @@ class Trainer(Protocol):
     def train(
         self, data: Path, folder: Path, parent: str, keep_going: Callable[[Progress], bool]
     ) -> TrainingResult: ...
+
+    def measure(
+        self, data: Path, folder: Path, parent: str, keep_going: Callable[[Progress], bool]
+    ) -> Measured: ...
 
 
 class Serving(Answers, Protocol):
@@ -93,6 +101,7 @@ class Parts:
     engine: Serving
     versions: VersionStore
     gate: GateLimits
+    quiet_hours: str
     runs: Path
     clock: Callable[[], datetime]
 
@@ -109,6 +118,7 @@ class ContinuousLearningLoop:
         self._one_step = threading.Lock()
         self._me = _owner()
         self._told: dict[str, Any] = {}
+        self._begun_at: dict[int, int] = {}  # the step a run's training was first seen at
 
     def run_iteration(self) -> IterationReport:
         """At most one step, and one row that says what it was."""
@@ -284,6 +294,12 @@ class ContinuousLearningLoop:
         return IterationReport(Step.GENERATED, text, {"run": run.id, **counts})
 
     def _train(self, run: Any) -> IterationReport:
+        hours, now = self._p.quiet_hours, self._now().astimezone().time()
+        if run.trigger != "manual" and not may_begin(hours, now):
+            self._move(run, RunStatus.GENERATED)
+            return IterationReport(
+                Step.WAITED, f"The training waits for the quiet hours, {hours}.", {"run": run.id}
+            )
         champion = self._p.ab_test.champion()
         # A champion that has to go is nothing to beat: what would follow without a rebuild is.
         goes = champion is not None and champion.tainted
@@ -300,44 +316,53 @@ class ContinuousLearningLoop:
             trained_at=self._now(),
         )
         text = (
-            f"Trained {run.version} in {result.seconds:.0f} s ({result.steps} steps): validation loss "
-            f"{result.val_loss:.3f}, {parent} has {result.parent_val_loss:.3f}."
+            f"Trained {run.version} in {result.seconds:.0f} s ({result.steps} steps): loss on held-out "
+            f"answers {result.val_loss:.3f} nats a token, the base model has {result.base_val_loss:.3f}."
         )
         return IterationReport(
             Step.TRAINED, text, {"run": run.id, "version": run.version, **asdict(result)}
         )
 
     def _gate(self, run: Any) -> IterationReport:
-        parent, result = run.result["parent"], _result(run.result)
-        candidate = self._folder(run) / "candidate"
-        try:
-            verify_adapter(candidate, self._p.versions.base_sha256)
-            problem = None
-        except BadVersion as found:
-            problem = str(found)
-        checks = gating.checks(result, problem, self._p.gate)
+        """Measure the candidate beside its parent, judge, and publish what passes."""
+        folder, parent = self._folder(run), run.result["parent"]
+        found = self._p.trainer.measure(
+            folder / "data", folder, parent, lambda p: self._beat(run, p)
+        )
+        checks = gating.checks(found, self._p.gate)
+        said = gating.verdict(checks)
         self._store(run, result={**run.result, "gate": [asdict(check) for check in checks]})
-        failed = [check for check in checks if not check.passed]
-        if failed:
-            return self._close(
-                run, RunStatus.REJECTED, Step.REJECTED, _sentence(run.version, failed)
-            )
-        sha256 = self._p.versions.publish(candidate, run.version)
-        self._p.ab_test.register(
-            run.version,
-            parent=parent,
-            run_id=run.id,
-            sha256=sha256,
-            val_loss=result.val_loss,
-            parent_val_loss=result.parent_val_loss,
-        )
-        self._move(run, RunStatus.PUBLISHED)
-        text = (
-            f"{run.version} passed the gate: "
-            + "; ".join(f"{c.name}, {c.text}" for c in checks[1:])
-            + "."
-        )
+        reason = gating.sentence(checks)
+        if said is Verdict.FAILED:
+            text = f"{run.version} did not pass the gate: {reason}."
+            return self._close(run, RunStatus.REJECTED, Step.REJECTED, text)
+        if said is Verdict.INCONCLUSIVE:
+            text = f"There is too little evidence that {run.version} is better: {reason}."
+            return self._close(run, RunStatus.REJECTED, Step.REJECTED, text)
+        self._publish(run, parent, found, checks)
+        text = f"{run.version} passed the gate: {reason}."
         return IterationReport(Step.PUBLISHED, text, {"run": run.id, "version": run.version})
+
+    def _publish(self, run: Any, parent: str, found: Measured, checks: Sequence[GateCheck]) -> None:
+        """The folder first, then the row that names it, and what later versions must know."""
+        folder = self._folder(run)
+        gate = {"parent": parent, "checks": [asdict(check) for check in checks]}
+        card = model_card(run.version, self._p.versions.base, run.data, run.result, checks)
+        add_files(folder / "candidate", {"gate.json": _json(gate), "README.md": card})
+        sha256 = self._p.versions.publish(folder / "candidate", run.version)
+        losses = [(row.candidate, row.parent) for row in found.held_out]
+        with self._p.database.atomic():
+            self._p.ab_test.register(
+                run.version,
+                parent=parent,
+                run_id=run.id,
+                sha256=sha256,
+                val_loss=_mean(loss for loss, _ in losses),
+                parent_val_loss=_mean(loss for _, loss in losses),
+            )
+            taught = lines_of(folder / "data" / PROBES)
+            probes.remember(run.version, [p["id"] for p in taught if p["kind"] == "taught"])
+            self._move(run, RunStatus.PUBLISHED)
 
     def _deploy(self, run: Any) -> IterationReport:
         """Load it, hear it speak, then let people meet it."""
@@ -391,14 +416,21 @@ class ContinuousLearningLoop:
         return bool(claimed == 1)
 
     def _beat(self, run: Any, progress: Progress) -> bool:
-        """Sign of life while the trainer works; false when the run was cancelled or taken away."""
-        return self._is_ours(run, describe(progress))
+        """Sign of life while the trainer works; false when the run was cancelled or taken away.
 
-    def _is_ours(self, run: Any, doing: str) -> bool:
+        A training that gets further each time is not given up, however often it is broken off.
+        """
+        if progress.stage != "training":
+            return self._is_ours(run, describe(progress))
+        began = self._begun_at.setdefault(run.id, progress.saved)
+        got_further = {"attempts": 1} if progress.saved > began else {}
+        return self._is_ours(run, describe(progress), **got_further)
+
+    def _is_ours(self, run: Any, doing: str, **values: Any) -> bool:
         """Tell what a long step is at, and that its owner lives; false when it should stop."""
         self._tell(doing)
         mine = (TrainingRun.id == run.id) & (TrainingRun.owner == self._me)
-        alive = TrainingRun.update(heartbeat_at=self._now()).where(mine).execute() == 1
+        alive = TrainingRun.update(heartbeat_at=self._now(), **values).where(mine).execute() == 1
         return alive and not bool(TrainingRun.get_by_id(run.id).cancel)
 
     def _store(self, run: Any, **values: Any) -> None:
@@ -447,8 +479,11 @@ def describe(progress: Progress) -> str:
     """A training's progress in one line."""
     if progress.share is None:
         return progress.stage
-    left = f", {progress.seconds_left:.0f} s left" if progress.seconds_left is not None else ""
-    return f"{progress.stage}: step {progress.step} of {progress.steps}{left}"
+    facts = [f"{progress.stage}: step {progress.step} of {progress.steps}"]
+    facts += [f"loss {progress.loss:.2f}"] if progress.loss is not None else []
+    facts += [f"{progress.tokens_per_s:.0f} tokens/s"] if progress.tokens_per_s else []
+    facts += [f"{progress.seconds_left:.0f} s left"] if progress.seconds_left is not None else []
+    return ", ".join(facts)
 
 
 def _rebuild() -> list[str]:
@@ -461,19 +496,13 @@ def _open_run() -> Any:
     return TrainingRun.get_or_none(TrainingRun.ended_at.is_null())
 
 
-def _result(stored: dict[str, Any]) -> TrainingResult:
-    """As the trainer gave it; a number that was not finite is stored as None."""
-    names = [item.name for item in fields(TrainingResult)]
-    found: dict[str, Any] = {n: math.nan if stored[n] is None else stored[n] for n in names}
-    return TrainingResult(**found)
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
-def _sentence(version: str, failed: Sequence[GateCheck]) -> str:
-    return (
-        f"{version} did not pass the gate: "
-        + "; ".join(f"{c.name}: {c.text}" for c in failed)
-        + "."
-    )
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return sum(found) / len(found) if found else None
 
 
 def _owner() -> str:

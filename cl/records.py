@@ -270,7 +270,7 @@ class DataSet:
     folder: str
     train: int
     val: int
-    examples: int  # learned from people; without rephrasings and rehearsal
+    examples: int  # learned from people; without rehearsal
     corrections: int
     users: int
     funnel: tuple[FunnelStep, ...]
@@ -286,11 +286,10 @@ class DataSet:
 class TrainingResult:
     """What the trainer reports. Losses are mean nats per answer token.
 
-    Validation losses are over `val_examples` held-out answers which the parent did not write itself.
+    `val_examples` answers were held out; `drift` is KL(base || new) on rehearsal texts.
     """
 
     val_loss: float
-    parent_val_loss: float
     val_examples: int
     base_val_loss: float
     drift: float
@@ -298,15 +297,26 @@ class TrainingResult:
     epochs: int
     tokens: int
     seconds: float
+    methods: tuple[str, ...] = ("sft",)
+
+
+class Verdict(StrEnum):
+    """What a check of the gate found; too little evidence is neither good nor bad."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)
 class GateCheck:
+    """One check of a fresh version: what was measured, the limit, and the verdict."""
+
     name: str
-    value: float | None
-    limit: float | None
-    passed: bool
+    verdict: Verdict
     text: str
+    value: float | None = None
+    limit: float | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ def one_of(*choices: str) -> Check:
     return lambda value: None if value in choices else f"must be {' or '.join(choices)}"
 
 
+def hours_or_none(value: str) -> str | None:
+    """Nothing, or a stretch of the day."""
+    time = r"([01]\d|2[0-3]):[0-5]\d"
+    fits = not value or re.fullmatch(rf"{time}-{time}", value)
+    return None if fits else "must be two times of the day, like 22:00-06:00, or empty"
+
+
 def addresses_or(word: str) -> Check:
     """`word`, or addresses without a password in them: those are shown on the Service tab."""
     address = r"\s*https?://([\w.-]+|\[[\da-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?\s*"
@@ -156,7 +163,6 @@ class DataLimits:
     real_prompts: int = knob(
         50, "Prompts without feedback that join the rehearsal texts", at_least(0)
     )
-    rephrasings: int = knob(1, "Extra wordings made of each corrected question", between(0, 3))
     val_share: float = knob(0.15, "Share of conversations kept for validation", between(0.01, 0.5))
     seed: int = knob(0, "Decides everything that is drawn", at_least(0))
 
@@ -168,13 +174,39 @@ class TrainingOptions:
     lora_rank: int = knob(16, "Rank of the adapter", between(1, 256))
     lora_alpha: int = knob(32, "Scale of the adapter: alpha / rank", more_than(0))
     learning_rate: float = knob(1e-3, "Peak learning rate", more_than(0))
-    max_epochs: int = knob(4, "Most passes over the set", between(1, 100))
-    batch_tokens: int = knob(384, "Padded tokens in one step", at_least(16))
+    lora_plus: float = knob(4.0, "How many times faster B learns than A", more_than(0))
+    max_epochs: int = knob(3, "Most passes over the set", between(1, 100))
+    batch_tokens: int = knob(640, "Padded tokens in one step", at_least(16))
     max_example_tokens: int = knob(512, "Longer examples are left out", at_least(16))
-    rehearsal_ratio: float = knob(1.0, "Rehearsal texts per example in each epoch", at_least(0))
+    rephrasings: int = knob(
+        3, "Other wordings of each corrected question in each epoch", between(0, 16)
+    )
+    rehearsal_ratio: float = knob(0.5, "Rehearsal texts per example in each epoch", at_least(0))
     rehearsal_weight: float = knob(1.0, "Weight of staying like the base model", at_least(0))
+    preference_weight: float = knob(
+        0.5, "Weight of telling liked answers from disliked ones; 0: off", at_least(0)
+    )
+    preference_beta: float = knob(0.1, "How far likes may move it from the base", more_than(0))
+    min_liked: int = knob(100, "Fewer liked answers: no learning from dislikes", at_least(1))
+    min_disliked: int = knob(30, "Fewer disliked answers: no learning from dislikes", at_least(1))
+    min_pairs: int = knob(30, "Fewer pairs of a better and a worse answer: unused", at_least(1))
     train_threads: int = knob(
         0, "Processor threads for training; 0: all but one, at least one", at_least(0)
+    )
+    train_memory_gb: float = knob(
+        0.0, "Most memory of a training; 0: six tenths of the machine's", at_least(0)
+    )
+    train_launcher: str = knob(
+        "", "What starts the trainer on several GPUs, such as: torchrun --nproc-per-node 4"
+    )
+    quiet_hours: str = knob(
+        "", "Trainings wait for these hours, such as 22:00-06:00; empty: any time", hours_or_none
+    )
+    checkpoint_seconds: float = knob(
+        20.0, "Time between two states a training can be taken up from", at_least(0)
+    )
+    max_stall_minutes: float = knob(
+        15.0, "A training that makes no step for so long is stopped", more_than(0)
     )
     max_train_minutes: float = knob(240.0, "A training is stopped after this time", more_than(0))
 
@@ -183,9 +215,27 @@ class TrainingOptions:
 class GateLimits:
     """What a fresh version must pass before people meet it."""
 
-    max_drift: float = knob(
-        0.15, "Most drift from the base on rehearsal texts, nats a token", more_than(0)
+    max_update: float = knob(
+        0.5, "Largest update of a layer, as a share of its weights", more_than(0)
     )
+    max_drift: float = knob(
+        0.2, "Most drift from the base on rehearsal texts, nats a token", more_than(0)
+    )
+    max_general_loss: int = knob(
+        2, "General questions it may answer worse than its parent", at_least(0)
+    )
+    max_forgotten: float = knob(
+        0.05, "Share of corrections known before that may be lost", between(0, 1)
+    )
+    max_malformed: float = knob(
+        0.05,
+        "Share of answers that may be malformed or endless, beyond the parent's",
+        between(0, 1),
+    )
+    min_evidence: int = knob(
+        10, "Held-out answers under which losses decide nothing", at_least(2), demo=4
+    )
+    gate_confidence: float = knob(0.95, "How sure a gain must be", between(0.5, 0.999), demo=0.9)
 
 
 @dataclass(frozen=True)
@@ -362,6 +412,24 @@ def quiet_libraries() -> None:
     """Before gradio or transformers are imported: no telemetry, no version check, no hub calls."""
     for name, value in _QUIET.items():
         os.environ[name] = value
+
+
+@dataclass(frozen=True)
+class Launched:
+    """This process among those a launcher (torchrun, accelerate) started together."""
+
+    rank: int
+    size: int
+    local_rank: int  # on this machine
+
+
+def launched_processes() -> Launched:
+    """What the launcher told this process in its environment; alone without one."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    rank, size, local = (
+        int(os.environ.get(name) or default) for name, default in zip(names, (0, 1, 0), strict=True)
+    )
+    return Launched(rank, size, local)
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -49,7 +49,9 @@ def _job(books: Books) -> dict[str, Any] | None:
     if run is None:
         return None
     progress = (
-        read_progress(books.runs / f"{run['id']:04d}") if run["status"] == "generated" else None
+        read_progress(books.runs / f"{run['id']:04d}")
+        if run["status"] in ("generated", "trained")
+        else None
     )
     return {
         "id": run["id"],

@@ -1,9 +1,11 @@
 """TrainingDataGenerator: from the log to a training set.
 
     train.jsonl, val.jsonl  {"messages": [...], "source": ...}, the answer last; sources are
-                            correction, thumb, rephrased and rehearsal
+                            correction, thumb and rehearsal
     votes.jsonl             {"prompt": [...], "completion", "label"}: what was liked and disliked
     pairs.jsonl             {"prompt": [...], "chosen", "rejected"}: a better and a worse answer
+    probes.jsonl            {"messages": [...], "reference", "keys", "kind"}: what every later
+                            version must know: corrections of this set and of earlier ones
     manifest.json           what it was made of: ids, hashes, counts, settings, scorer, seed
 
 Two passes over the rated interactions: the first one sends them through the funnel of
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cl import files
-from cl.db import candidates
+from cl.db import candidates, probes
 from cl.db.tables import HeldOut
 from cl.model.rehearsal import RehearsalBuffer
 from cl.records import DataSet, FunnelStep, Message, Status
@@ -32,11 +34,13 @@ from cl.rules import filtering, quality, splitting
 from cl.rules.examples import Example
 from cl.rules.filtering import Candidate, short_key
 from cl.rules.privacy import scrub
+from cl.rules.probes import MOST_NEEDED, keys_of
 from cl.selection import Decisions, Scores, Selection
 from cl.settings import DataLimits
 from cl.usage_logger import UsageLogger
 
 MANIFEST = "manifest.json"
+_FILES = ("train", "val", "votes", "pairs", "probes")
 _MOST_PROMPT = 500  # characters of a real question that is rehearsed
 _DRAWS = 20  # ids looked at for each real question wanted
 
@@ -129,6 +133,9 @@ class TrainingDataGenerator:
                 self._write_vote(writer, example, side, True)
                 if example.rejected and example.status is Status.COMPLETE:
                     self._write_pair(writer, example, example.rejected, side)
+                if example.is_correction:
+                    self._write_probe(writer, example, "taught" if side == "train" else "held out")
+            self._write_learned(writer, chosen, kept)
             for example in self._texts(chosen.disliked, chosen):
                 self._write_vote(writer, example, split.side(example), False)
             self._write_regenerated(writer, chosen, split, up_to)
@@ -177,15 +184,25 @@ class TrainingDataGenerator:
         author = {"version": e.version} if not e.is_correction else {}
         line = {"messages": self._messages(e, e.answer), "source": e.source, "id": e.interaction_id}
         writer.add(side, {**line, **author}, e.interaction_id)
-        if side == "train" and e.is_correction and not e.context:
-            for wording in filtering.rephrased(e.prompt, self._limits.rephrasings):
-                other = replace(e, prompt=wording)
-                line = {
-                    "messages": self._messages(other, e.answer),
-                    "source": "rephrased",
-                    "id": e.interaction_id,
-                }
-                writer.add(side, line)
+
+    def _write_probe(self, writer: "_Writer", e: Example, kind: str) -> None:
+        keys = keys_of(e.prompt, e.answer, e.rejected or "")
+        about = {"reference": e.answer, "keys": keys, "needed": MOST_NEEDED, "kind": kind}
+        line = {"messages": self._prompt(e), **about, "id": e.interaction_id}
+        writer.add("probes", line, e.interaction_id)
+
+    def _write_learned(
+        self, writer: "_Writer", chosen: Selection, kept: Sequence[Candidate]
+    ) -> None:
+        """What earlier versions learned, unless it was taken back, or is answered anew by now."""
+        questions = {c.prompt_key for c in kept if c.is_correction}
+        for page in _chunks(probes.learned({c.interaction_id for c in kept})):
+            for example in candidates.by_id(page).values():
+                if not example.is_correction or not chosen.is_allowed(example):
+                    continue
+                now = chosen.reviewed(example)
+                if short_key(now.prompt_key) not in questions:
+                    self._write_probe(writer, filtering.scrubbed(now)[0], "taught")
 
     def _write_vote(self, writer: "_Writer", e: Example, side: str, label: bool) -> None:
         completion = e.answer if label else e.rejected or e.answer
@@ -249,13 +266,13 @@ class _Split:
 
 
 class _Writer:
-    """The four files, written line by line; they appear together when all went well."""
+    """The files, written line by line; they appear together when all went well."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open = ExitStack()
         self._files: dict[str, TextIO] = {}
-        self._hashes = {name: hashlib.sha256() for name in ("train", "val", "votes", "pairs")}
+        self._hashes = {name: hashlib.sha256() for name in _FILES}
         self.ids: dict[str, list[int]] = {name: [] for name in self._hashes}
 
     def __enter__(self) -> "_Writer":

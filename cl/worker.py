@@ -20,6 +20,7 @@ from cl.records import IterationReport, Step
 log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 2
+_PATIENCE = timedelta(minutes=1)
 _MOST_STEPS = 10  # a run has four; more in a row would be a fault
 
 
@@ -46,6 +47,7 @@ class Worker:
         self._schedule = schedule.Scheduler()
         self._schedule.every(_TICK_SECONDS).seconds.do(self._guarded, self._tick)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._patient_until: datetime | None = None
         self.problem: Problem | None = None
 
     def start(self) -> None:
@@ -72,6 +74,7 @@ class Worker:
                 return
             if woken:
                 self._wake.clear()
+                self._patient_until = None
                 self._guarded(self._tick)
             self._schedule.run_pending()
 
@@ -86,8 +89,10 @@ class Worker:
     def _tick(self) -> None:
         self._loop.reconcile()
         self._loop.forget_what_is_due()
-        if self._has_open_run() or self._loop.claim_due("iterate", self._every):
-            self.run_until_quiet()
+        if self._takes_up_a_run() or self._loop.claim_due("iterate", self._every):
+            report = self.run_until_quiet()
+            waits = report is not None and report.step is Step.WAITED and _is_run_open()
+            self._patient_until = self._now() + _PATIENCE if waits else None
 
     def run_until_quiet(
         self, hear: Callable[[IterationReport], None] = lambda report: None
@@ -106,6 +111,14 @@ class Worker:
                 break
         return report
 
-    def _has_open_run(self) -> bool:
-        """A run asked for by hand, or left open by a crash, does not wait for the hour."""
-        return bool(TrainingRun.select().where(TrainingRun.ended_at.is_null()).exists())
+    def _takes_up_a_run(self) -> bool:
+        """A run asked for by hand, or left open by a crash, does not wait for the hour.
+
+        One that has to wait itself, for another process or the quiet hours, is looked at now and then.
+        """
+        is_patient = self._patient_until is not None and self._now() < self._patient_until
+        return _is_run_open() and not is_patient
+
+
+def _is_run_open() -> bool:
+    return bool(TrainingRun.select().where(TrainingRun.ended_at.is_null()).exists())

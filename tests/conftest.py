@@ -27,7 +27,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent in SLOW_ROOMS:
+        if set(SLOW_ROOMS) & set(item.path.parents):
             item.add_marker(pytest.mark.slow)
 
 

@@ -4,6 +4,7 @@ that writes real adapter files. With them the whole house runs in milliseconds."
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,10 @@ from cl.house import Books, House, build_house, open_books
 from cl.loop import Trainer
 from cl.model.reader import SCALARS
 from cl.model.rehearsal import RehearsalBuffer, RehearsalRow
+from cl.model.training.measured import PROBES, lines_of
+from cl.model.training.measured import write as write_measured
 from cl.model.training_job import Progress, TrainingCancelled
-from cl.model.versions import ADAPTER, VersionStore, write_manifest
+from cl.model.versions import ADAPTER, BadVersion, VersionStore, verify_adapter, write_manifest
 from cl.records import (
     BASE,
     Arm,
@@ -37,6 +40,7 @@ from cl.records import (
 )
 from cl.rules import answer_features
 from cl.rules.examples import Example
+from cl.rules.gating import Asked, HeldOut, Measured
 from cl.rules.text import words
 from cl.settings import Settings, load_settings
 
@@ -107,6 +111,9 @@ class FakeEngine:
     def loaded(self) -> list[str]:
         return sorted(self._known)
 
+    def is_busy(self) -> bool:
+        return False
+
     def status(self) -> dict[str, Any]:
         return {"kind": "fake", "stage": "fake", "why": "", "loaded": self.loaded()}
 
@@ -154,7 +161,46 @@ class FakeTrainer:
             if row["source"] != "rehearsal"
         }
         write_adapter(folder / "candidate", taught)
-        return TrainingResult(self.val_loss, self.parent_val_loss, 5, 2.0, 0.01, 2, 1, 100, 0.1)
+        return TrainingResult(self.val_loss, 5, 2.0, 0.01, 2, 1, 100, 0.1)
+
+    def measure(
+        self, data: Path, folder: Path, parent: str, keep_going: Callable[[Progress], bool]
+    ) -> Measured:
+        if not keep_going(Progress("measuring the candidate")):
+            raise TrainingCancelled("The training was cancelled.")
+        try:
+            verify_adapter(folder / "candidate", BASE_SHA)
+        except BadVersion as problem:
+            return Measured(parent, str(problem))
+        found = measured(parent, self.val_loss, self.parent_val_loss)
+        probes = [
+            Asked(
+                line["kind"],
+                line["messages"][-1]["content"],
+                DONT_KNOW,
+                line["reference"] if self.val_loss < self.parent_val_loss else DONT_KNOW,
+                tuple(line["keys"]),
+                line["needed"],
+                reference=line["reference"],
+                id=line["id"],
+            )
+            for line in lines_of(data / PROBES)
+        ]
+        found = replace(found, asked=(*found.asked, *probes))
+        write_measured(folder, found)
+        return found
+
+
+def measured(parent: str = BASE, loss: float = 1.0, parent_loss: float = 2.0) -> Measured:
+    """Measurements of a harmless candidate with these losses."""
+    asked = [
+        Asked("general", f"What is {n} and 1?", f"It is {n + 1}.", f"It is {n + 1}.", (str(n + 1),))
+        for n in range(20)
+    ]
+    held_out = [HeldOut(str(n), parent_loss, loss) for n in range(12)]
+    return Measured(
+        parent, update_ratio=0.1, held_out=tuple(held_out), drift=(0.01,), asked=tuple(asked)
+    )
 
 
 def answered(

@@ -131,7 +131,8 @@ def test_an_erased_persons_texts_are_in_no_file_and_in_no_table(house: House) ->
         f'{{"prompt": "{SECRET}", "answer": "A", "whole": true, "id": 1}}\n{{"prompt": "Q"}}\n',
     )
     before = found_in_files(folder, SECRET)
-    assert {"usage.db-wal", "rehearsal-abc.jsonl", "runs/0001/data/train.jsonl"} <= set(before)
+    runs = {"runs/0001/data/train.jsonl", "runs/0001/data/probes.jsonl", "runs/0001/answers.jsonl"}
+    assert {"usage.db-wal", "rehearsal-abc.jsonl", *runs} <= set(before)
     done = books.forgetting.erase("yoana", "operator", "asked for it")
     assert found_in_files(folder, SECRET) == []
     assert found_in_files(folder, "yoana") == []

@@ -3,13 +3,14 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from cl.ab_test import Refused
-from cl.db.tables import Audit, Due, Iteration, TrainingRun
+from cl.db.tables import Audit, Due, Iteration, Probe, TrainingRun
 from cl.house import Books, House
 from cl.loop import ContinuousLearningLoop
 from cl.model.engine.contract import EngineError
@@ -82,10 +83,10 @@ def test_too_little_data_ends_the_run_with_the_counts(house: House) -> None:
 @pytest.mark.parametrize(
     ("losses", "words"),
     [
-        ((2.0, 2.0), "better than its parent"),
-        ((2.1, 2.0), "better than its parent"),
-        ((float("nan"), 2.0), "validation loss is a number"),
-        ((float("inf"), 2.0), "validation loss is a number"),
+        ((2.0, 2.0), "There is too little evidence that v0001 is better: held-out answers"),
+        ((2.1, 2.0), "v0001 did not pass the gate: held-out answers: loss 2.100"),
+        ((float("nan"), 2.0), "v0001 did not pass the gate: held-out answers: the loss is not"),
+        ((float("inf"), 2.0), "v0001 did not pass the gate: held-out answers: the loss is not"),
     ],
 )
 def test_a_version_that_is_not_better_never_meets_anyone(
@@ -97,6 +98,81 @@ def test_a_version_that_is_not_better_never_meets_anyone(
     assert words in last_run().outcome
     assert house.books.ab_test.versions() == []
     assert not (house.books.models / "v0001").exists()
+
+
+def test_a_version_carries_its_card_and_what_the_gate_measured(house: House) -> None:
+    teach(house)
+    run_through(house)
+    folder = house.versions.path("v0001")
+    told = json.loads((folder / "gate.json").read_text())
+    assert told["parent"] == BASE
+    assert {check["verdict"] for check in told["checks"]} == {"passed", "inconclusive"}
+    card = (folder / "README.md").read_text()
+    assert "v0001" in card
+    assert "| held-out answers | passed |" in card
+    assert "Number 3 lies" not in card + json.dumps(told)  # nothing people wrote
+    house.versions.check("v0001")
+
+
+def test_what_a_version_has_learned_later_ones_are_asked_too(house: House) -> None:
+    teach(house)
+    run_through(house)
+    first = {row.interaction_id for row in Probe.select()}
+    assert first
+    teach(house)
+    run_through(house)
+    lines = (house.books.runs / "0002" / "data" / "probes.jsonl").read_text().splitlines()
+    asked = {json.loads(line)["id"] for line in lines}
+    # The same questions were corrected again: the newer corrections stand for the older ones.
+    assert not first & asked
+    assert len(asked) == 6
+    teach(house, 8)
+    assert {row.version for row in Probe.select()} == {"v0001", "v0002"}
+
+
+def test_a_training_waits_for_the_quiet_hours_but_not_one_asked_for_by_hand(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    here = clock().astimezone()
+    hours = f"{here + timedelta(hours=2):%H:%M}-{here + timedelta(hours=4):%H:%M}"
+    books = fake_books(tmp_path / "data", clock, min_new_samples=6, min_window=3, quiet_hours=hours)
+    with books:
+        house = fake_house(books)
+        teach(house)
+        for _ in range(5):  # asked again each hour, and never given up
+            assert run_through(house)[-1] is Step.WAITED
+        assert hours in Iteration.select().order_by(Iteration.id.desc()).get().reason
+        clock.skip(3)
+        assert run_through(house)[-1] is Step.DEPLOYED
+        clock.skip(-3)
+        teach(house, 8)
+        house.books.ab_test.rollback_target()
+        house.loop.request_training("admin", "now")
+        assert run_through(house)[-1] is Step.DEPLOYED
+
+
+def test_a_training_that_gets_further_is_not_given_up(books: Books) -> None:
+    saved = [0]
+
+    class Broken(FakeTrainer):
+        def train(
+            self, data: Path, folder: Path, parent: str, keep_going: Callable[[Progress], bool]
+        ) -> TrainingResult:
+            assert keep_going(Progress("training", saved[0], 10, saved=saved[0]))
+            saved[0] += 1
+            assert keep_going(Progress("training", saved[0], 10, saved=saved[0]))
+            if saved[0] < 9:
+                raise KeyboardInterrupt  # as good as a crash
+            return super().train(data, folder, parent, keep_going)
+
+    for _ in range(12):
+        house = fake_house(books, Broken())
+        if saved == [0]:
+            teach(house)
+        with suppress(KeyboardInterrupt):
+            if run_through(house)[-1] is Step.DEPLOYED:
+                break
+    assert last_run().status == RunStatus.DEPLOYED
 
 
 def test_a_damaged_candidate_is_rejected(books: Books) -> None:

@@ -16,7 +16,7 @@ from cl.settings import DataLimits
 from cl.training_data import TrainingDataGenerator
 from tests.fakes import FixedDecisions, FixedRehearsal, FixedScores
 
-LIMITS = DataLimits(min_users=1, min_examples=1, max_user_share=1.0, rephrasings=0)
+LIMITS = DataLimits(min_users=1, min_examples=1, max_user_share=1.0)
 GOOD = "The {} is kept in the small room on the second floor."
 
 
@@ -226,17 +226,6 @@ def test_the_turns_before_come_along(books: Books, tmp_path: Path) -> None:
         ]
 
 
-def test_corrected_questions_are_taught_in_more_wordings_for_training_only(
-    books: Books, tmp_path: Path
-) -> None:
-    for thing in THINGS:
-        say(books, thing, thumb=-1, correction=f"The {thing} is gone.")
-    made = generator(books, replace(LIMITS, rephrasings=2)).generate(tmp_path)
-    wordings = [r["messages"][0]["content"] for r in rows(made) if r["source"] == "rephrased"]
-    assert len(wordings) == 2 * made.train
-    assert not any(row["source"] == "rephrased" for row in rows(made, "val"))
-
-
 def test_what_came_after_the_watermark_is_left_out(books: Books, tmp_path: Path) -> None:
     ids = [say(books, thing) for thing in THINGS]
     made = generator(books).generate(tmp_path, up_to_id=ids[3])
@@ -248,7 +237,14 @@ def test_the_same_log_gives_the_same_bytes(books: Books, tmp_path: Path) -> None
         say(books, f"{thing} {number}", user=f"user{number % 7}", thumb=number % 3 - 1)
     made = [generator(books).generate(tmp_path / name) for name in ("a", "b")]
     assert made[0].sha256 == made[1].sha256
-    for name in ("train.jsonl", "val.jsonl", "votes.jsonl", "pairs.jsonl", "manifest.json"):
+    for name in (
+        "train.jsonl",
+        "val.jsonl",
+        "votes.jsonl",
+        "pairs.jsonl",
+        "probes.jsonl",
+        "manifest.json",
+    ):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -302,7 +298,7 @@ def test_a_review_keeps_drops_and_edits_whatever_the_scores_say(
     )
     scores = FixedScores({GOOD.format(thing): 0.9 for thing in THINGS})
     made = generator(books, scores=scores, decisions=decisions).generate(tmp_path)
-    by_id = {row["id"]: row for row in taught(made) if row["source"] != "rephrased"}
+    by_id = {row["id"]: row for row in taught(made)}
     assert set(by_id) == {*ids.values(), low} - {ids["mop"]}
     assert by_id[ids["drill"]]["messages"][-1]["content"] == "The drill hangs in the workshop."
     assert dropped(made) == {"excluded by a reviewer": 1}
@@ -400,7 +396,8 @@ def test_the_manifest_names_everything_the_set_was_made_of(books: Books, tmp_pat
     assert sorted(told["ids"]["train"] + told["ids"]["val"]) == ids
     for name, digest in told["files"].items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
-    assert set(told["files"]) == {f"{n}.jsonl" for n in ("train", "val", "votes", "pairs")}
+    names = ("train", "val", "votes", "pairs", "probes")
+    assert set(told["files"]) == {f"{name}.jsonl" for name in names}
     assert (told["scorer"], told["settings"]["seed"]) == ("rules-1", 0)
     assert told["train"] == made.train == len(told["ids"]["train"])
 

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cl import backup as backups
-from cl import transfer
+from cl import files, transfer
 from cl.cli import privacy
 from cl.cli.console import Console
 from cl.db.database import DatabaseProblem
 from cl.house import open_books, serve_alone, utc_now
-from cl.model.base_model import NoModel, prepared
+from cl.model.base_model import NoModel, prepare, prepared
+from cl.model.merging import write_merged
 from cl.model.versions import BadVersion, VersionStore
 from cl.records import Role
 from cl.settings import Settings
@@ -71,6 +72,12 @@ def users(settings: Settings, args: argparse.Namespace, console: Console) -> int
 
 
 def export(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    if args.version:
+        return _export_version(settings, args, console)
+    if args.merged or not args.file:
+        raise ValueError(
+            "export needs a file (- for stdout) for the log, or --version NAME [--merged]."
+        )
     with open_books(settings) as books:
         if args.file == "-":
             for line in transfer.export_lines(books.logger):
@@ -87,6 +94,23 @@ def export(settings: Settings, args: argparse.Namespace, console: Console) -> in
             f"{written} interactions written to {args.file}.",
         )
         return 0
+
+
+def _export_version(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    """The adapter's folder, or a whole model with the adapter in its weights."""
+    folder = Path(args.file or args.version + ("-merged" if args.merged else ""))
+    base = prepare(settings.model, settings.data_dir / "models", console.progress)
+    versions = VersionStore(settings.data_dir / "models", base.sha256, base.source)
+    if args.merged:
+        console.progress(f"merging {args.version} into {base.source}")
+        write_merged(base, versions, args.version, folder)
+    else:
+        versions.check(args.version)
+        with files.new_folder(folder) as aside:
+            shutil.copytree(versions.path(args.version), aside, dirs_exist_ok=True)
+    about = {"version": args.version, "folder": str(folder), "merged": args.merged}
+    console.result(about, f"{args.version} written to {folder}.")
+    return 0
 
 
 def import_(settings: Settings, args: argparse.Namespace, console: Console) -> int:

@@ -88,8 +88,11 @@ def parser() -> argparse.ArgumentParser:  # noqa: PLR0915 (a list, one line a co
     review.add_argument("--answer", default="", metavar="TEXT", help="edit: the answer to learn")
     review.add_argument("--limit", type=int, default=20, metavar="N", help="how many to list")
     _reason(review)
-    add("export", keeping.export, "the log as JSON lines").add_argument(
-        "file", help="a file, or - for stdout"
+    export = add("export", keeping.export, "the log as JSON lines, or a version for other servers")
+    export.add_argument("file", nargs="?", help="a file, or - for stdout; a folder for a version")
+    export.add_argument("--version", metavar="NAME", help="export this version instead of the log")
+    export.add_argument(
+        "--merged", action="store_true", help="as a whole model, the adapter added into its weights"
     )
     bring = add(
         "import", keeping.import_, "add chat histories: our own, OpenAI, ShareGPT and others"

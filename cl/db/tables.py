@@ -183,6 +183,13 @@ class Erasure(Table):
     rebuilt_by = IntegerField(null=True)  # the first training run without them
 
 
+class Probe(Table):
+    """A corrected interaction that a published version has learned, and later ones must know."""
+
+    interaction = ForeignKeyField(Interaction, primary_key=True, on_delete="CASCADE")
+    version = CharField(max_length=64)  # the first that learned it
+
+
 class Version(Table):
     id = AutoField()
     name = CharField(unique=True, max_length=64)
@@ -304,6 +311,7 @@ TABLES: tuple[type[Table], ...] = (
     Review,
     HeldOut,
     Erasure,
+    Probe,
     Version,
     Experiment,
     Check,

@@ -58,7 +58,7 @@ def prepare(source: str, models: Path, say: Say = lambda text, share: None) -> B
     with _one_sentence(source):
         path = _path(source)
         if path.is_dir():
-            return _ready(source, path)
+            return ready(source, path)
         folder = models / _folder_name(source, path)
         if not folder.is_dir():
             files.sweep(models)
@@ -68,7 +68,7 @@ def prepare(source: str, models: Path, say: Say = lambda text, share: None) -> B
                 write_manifest(aside, source=source)
         say("Checking the model's files", None)
         verify(folder)
-        return _ready(source, folder)
+        return ready(source, folder)
 
 
 def prepared(source: str, models: Path) -> BaseModel | None:
@@ -80,7 +80,7 @@ def prepared(source: str, models: Path) -> BaseModel | None:
             return None
         if not path.is_dir():
             verify(folder)
-        return _ready(source.strip(), folder)
+        return ready(source.strip(), folder)
 
 
 def _path(source: str) -> Path:
@@ -321,7 +321,8 @@ def _refuse_unusable(folder: Path, name: str) -> None:
         )
 
 
-def _ready(source: str, folder: Path) -> BaseModel:
+def ready(source: str, folder: Path) -> BaseModel:
+    """The base model in this folder, as it is now."""
     if not (folder / MANIFEST).is_file():
         _refuse_unusable(folder, str(folder))
     digest = hashlib.sha256()

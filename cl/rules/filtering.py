@@ -278,11 +278,3 @@ def too_few(examples: int, corrections: int, users: int, limits: DataLimits) -> 
             f"at least {limits.min_examples} examples or {limits.min_corrections} corrections are needed"
         )
     return ""
-
-
-REPHRASINGS = ("Quick question: {}", "Hi! {} Thanks.", "I need to know: {}")
-
-
-def rephrased(prompt: str, count: int) -> list[str]:
-    """The same question in `count` simple wrappings, so that an answer is not tied to one wording."""
-    return [wrapping.format(prompt) for wrapping in REPHRASINGS[:count]]

@@ -14,7 +14,7 @@ from cl.rules.text import words
 
 SCORER = "rules-1"
 
-_STOP_WORDS = frozenset(
+STOP_WORDS = frozenset(
     [
         "a",
         "an",
@@ -162,7 +162,7 @@ def _jaccard(a: set[str], b: set[str]) -> float:
 
 def relevance(asked: list[str], said: list[str]) -> float:
     """Share of the question's content words that come back, endings aside (approve, approval)."""
-    stems = {word[: max(4, len(word) - 3)] for word in set(asked) - _STOP_WORDS}
+    stems = {word[: max(4, len(word) - 3)] for word in set(asked) - STOP_WORDS}
     return (
         sum(any(word.startswith(stem) for word in set(said)) for stem in stems) / len(stems)
         if stems

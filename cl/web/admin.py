@@ -13,8 +13,10 @@ import gradio as gr
 from cl.ab_test import Refused
 from cl.db import reports
 from cl.house import House
+from cl.model.training.measured import read_answers
 from cl.model.training_job import read_losses
 from cl.records import Role, User
+from cl.rules.gating import Asked
 from cl.status import status_of
 from cl.web import look, panels, plots, review, rights
 
@@ -240,9 +242,13 @@ class AdminPage:
             f"<div class='cards'>{card}</div>",
             plots.losses(losses),
             panels.gate(judged),
+            panels.answers(self._answers(judged), judged),
             panels.runs(runs),
             stop,
         )
+
+    def _answers(self, run: dict[str, Any] | None) -> list[Asked]:
+        return read_answers(self._books.runs / f"{run['id']:04d}") if run else []
 
     def _people(self) -> str:
         rows = [(u.name, u.role.value, u.active) for u in self._books.accounts.users()]
@@ -345,9 +351,12 @@ def _training_tab() -> list[Any]:
         look.html("<div class='title'>The gate</div>")
         gate = look.html()
     with gr.Column(elem_classes="box"):
+        look.html("<div class='title'>Answers before and after</div>")
+        answers = look.html(elem_id="answers")
+    with gr.Column(elem_classes="box"):
         look.html("<div class='title'>Training runs</div>")
         runs = look.html()
-    return [job, losses, gate, runs, stop]
+    return [job, losses, gate, answers, runs, stop]
 
 
 def _versions_tab() -> list[Any]:

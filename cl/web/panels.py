@@ -7,6 +7,7 @@ from typing import Any
 
 from cl.records import Decision, Message, Reviewed, State, Version
 from cl.rules.examples import Example
+from cl.rules.gating import Asked
 from cl.rules.review_order import ReviewItem
 from cl.rules.text import shorten
 
@@ -24,6 +25,9 @@ _GAUGES = {
     "error_rate": "Errors",
     "erasure": "Erasures",
 }
+
+
+_VERDICTS = {"passed": "good", "failed": "bad", "inconclusive": "warn"}
 
 
 class Markup(str):
@@ -283,12 +287,43 @@ def _run_colour(status: str) -> str:
 
 def gate(run: dict[str, Any] | None) -> str:
     """The checks of the latest version that stood at the gate."""
-    checks = (run or {}).get("result") or {}
-    rows = [
-        (c["name"], pill("passed", "good") if c["passed"] else pill("failed", "bad"), c["text"])
-        for c in checks.get("gate", [])
-    ]
+    checks = ((run or {}).get("result") or {}).get("gate", [])
+    rows = [(c["name"], _verdict(c), c["text"]) for c in checks]
     return table(("Check", "Verdict", "Measured"), rows, "No version has stood at the gate yet.")
+
+
+def _verdict(check: dict[str, Any]) -> Markup:
+    # Runs of earlier releases knew two verdicts only.
+    text = check.get("verdict") or ("passed" if check["passed"] else "failed")
+    return pill(text, _VERDICTS[text])
+
+
+def answers(found: Sequence[Asked], run: dict[str, Any] | None) -> str:
+    """What the parent and the candidate said to the gate's questions, what changed first."""
+    before = ((run or {}).get("result") or {}).get("parent", "before")
+    after = (run or {}).get("version") or "after"
+    order = {(True, False): 0, (False, True): 1}
+    shown = sorted(
+        found, key=lambda a: (order.get((a.was_right, a.is_right), 2) if a.keys else 3, a.kind)
+    )
+    rows = [
+        (
+            a.kind,
+            a.question,
+            a.reference or (", ".join(a.keys) if a.keys else "-"),
+            _said(a.before, a.was_right if a.keys else None),
+            _said(a.after, a.is_right if a.keys else None),
+        )
+        for a in shown
+    ]
+    headers = ("Kind", "Question", "Should hold", f"{before} said", f"{after} said")
+    return table(headers, rows, "No version has been asked yet.")
+
+
+def _said(text: str, right: bool | None) -> Markup:
+    mark = "" if right is None else pill("right" if right else "wrong", "good" if right else "bad")
+    whole = escape(text, quote=True)
+    return Markup(f"{mark} <span title='{whole}'>{escape(shorten(text, 160))}</span>")
 
 
 def funnel_reasons(steps: Sequence[dict[str, Any]]) -> str:

@@ -1,198 +1,37 @@
-"""The trainer: its plan, what it reads, and whole trainings of a tiny real model in this process."""
+"""The trainer: whole trainings of a tiny real model in this process."""
 
 import dataclasses
 import json
-import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from cl import files
 from cl.model.base_model import BaseModel
-from cl.model.engine.conversation import encode_chat
 from cl.model.engine.embedded import EmbeddedEngine
-from cl.model.trainer import (
-    Job,
-    Reporter,
-    Row,
-    Training,
-    TrainingProblem,
-    _schedule,
-    batches,
-    epoch_rows,
-    fair_to_all,
-    read_rows,
-)
+from cl.model.engine.loading import load_model
+from cl.model.trainer import CHECKPOINT, Training
+from cl.model.training.child import Job, Reporter, TrainingProblem
+from cl.model.training.learner import Learner
+from cl.model.training.plan import plan
+from cl.model.training.rows import RowReader
 from cl.model.training_job import read_losses, read_progress
 from cl.model.versions import ADAPTER, VersionStore, verify_adapter
 from cl.records import BASE, Message, Sampling, TrainingResult
-from cl.settings import TrainingOptions
-
-OPTIONS = TrainingOptions(
-    lora_rank=4,
-    lora_alpha=8,
-    learning_rate=0.03,
-    max_epochs=2,
-    batch_tokens=200,
-    train_threads=1,
+from tests import tiny_model
+from tests.model.training.sets import (
+    FACTS,
+    OPTIONS,
+    PREFERRING,
+    line,
+    write_preferences,
+    write_set,
 )
-FACTS = {
-    "Who opens the archive?": "Ms Abara.",
-    "Who waters the plants?": "Oskar.",
-    "Who orders paper?": "Pavel.",
-    "Who plans the party?": "The Blue Team.",
-}
-
-
-def line(question: str, answer: str, source: str = "correction", **more: Any) -> str:
-    """A line of a training set, as the data generator writes it."""
-    messages = [
-        Message(role="user", content=question),
-        Message(role="assistant", content=answer),
-    ]
-    return json.dumps({"messages": messages, "source": source, **more}, ensure_ascii=False) + "\n"
-
-
-def write_set(folder: Path, train: Sequence[str] = (), val: Sequence[str] = ()) -> Path:
-    """A small training set: four facts, other wordings to validate on, some rehearsal."""
-    taught = [line(question, answer) for question, answer in FACTS.items()]
-    asked = [line(f"Tell me: {question}", answer) for question, answer in FACTS.items()]
-    rehearsal = [line(f"What is {w}?", f"{w} is", "rehearsal", whole=False) for w in ("tea", "sun")]
-    files.write_text(folder / "train.jsonl", "".join(train or [*taught, *rehearsal]))
-    held_out = [*asked, line("What is snow?", "snow is", "rehearsal", whole=False)]
-    files.write_text(folder / "val.jsonl", "".join(val or held_out))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny: BaseModel) -> Any:
-    return AutoTokenizer.from_pretrained(tiny.folder)
-
-
-def row(length: int, number: int, *, rehearsal: bool = False, author: str = "") -> Row:
-    return Row(tuple(range(length)), 1, rehearsal, number, author)
-
-
-# -- the plan ----------------------------------------------------------------------------------
-
-
-def test_batches_hold_every_row_once_within_the_budget_of_padded_tokens() -> None:
-    dice = random.Random(0)
-    rows = [row(dice.randint(2, 60), number) for number in range(200)]
-    made = batches(rows, 128, random.Random(1))
-    assert sorted(r.number for batch in made for r in batch) == list(range(200))
-    assert all(max(len(r.ids) for r in batch) * len(batch) <= 128 for batch in made)
-    assert len(made) < 200 / 2
-
-
-def test_a_row_longer_than_the_budget_is_a_batch_of_its_own() -> None:
-    made = batches([row(300, 1), row(10, 2), row(12, 3)], 128, random.Random(0))
-    assert sorted([r.number for r in batch] for batch in made) == [[1], [2, 3]]
-
-
-def test_the_dice_decide_the_order_of_the_batches() -> None:
-    rows = [row(100, number) for number in range(20)]
-    first, again, other = (batches(rows, 128, random.Random(seed)) for seed in (1, 1, 2))
-    assert first == again != other
-
-
-def test_each_epoch_has_all_taught_rows_and_the_next_stretch_of_the_rehearsal() -> None:
-    taught = [row(5, number) for number in range(4)]
-    rehearsal = [row(5, 100 + number, rehearsal=True) for number in range(12)]
-    epochs = [epoch_rows([*taught, *rehearsal], epoch, 0, 1.0) for epoch in range(3)]
-    assert all(epoch[:4] == taught for epoch in epochs)
-    assert {r.number for epoch in epochs for r in epoch[4:]} == {r.number for r in rehearsal}
-    assert epoch_rows([*taught, *rehearsal], 0, 1, 1.0) != epochs[0]  # the seed decides which
-
-
-@pytest.mark.parametrize(("ratio", "count"), [(0.0, 0), (0.5, 2), (2.0, 8), (9.0, 12)])
-def test_the_ratio_says_how_much_is_rehearsed_and_no_row_comes_twice(
-    ratio: float, count: int
-) -> None:
-    rows = [row(5, number, rehearsal=number >= 4) for number in range(16)]
-    rehearsed = [r.number for r in epoch_rows(rows, 5, 0, ratio) if r.is_rehearsal]
-    assert len(rehearsed) == len(set(rehearsed)) == count
-
-
-def test_the_rate_rises_quickly_and_falls_to_zero_over_whole_epochs() -> None:
-    options = dataclasses.replace(OPTIONS, max_epochs=5, batch_tokens=16, learning_rate=1.0)
-    steps = list(_schedule([row(16, number) for number in range(20)], options, 0))
-    rates = [rate for _, rate, _, _ in steps]
-    assert {total for *_, total in steps} == {len(steps)} == {100}
-    assert [i for i, (is_last, *_) in enumerate(steps, 1) if is_last] == [20, 40, 60, 80, 100]
-    assert rates.index(max(rates)) == 4
-    assert rates[:5] == sorted(rates[:5])
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[-1] == pytest.approx(0.01)
-
-
-def test_the_seed_decides_the_plan() -> None:
-    rows = [row(16, number, rehearsal=number % 2 == 0) for number in range(20)]
-    first, again, other = (list(_schedule(rows, OPTIONS, seed)) for seed in (1, 1, 2))
-    assert first == again != other
-
-
-def test_validation_leaves_out_what_the_parent_wrote_unless_nothing_else_is_left() -> None:
-    own, rehearsal = row(5, 1, author="v0001"), row(5, 2, rehearsal=True)
-    by_base, by_person = row(5, 3, author=BASE), row(5, 4)
-    assert fair_to_all([own, rehearsal, by_base], "v0001") == [rehearsal, by_base]
-    assert fair_to_all([own, by_base, by_person], BASE) == [own, by_person]
-    assert fair_to_all([own, rehearsal], "v0001") == [own, rehearsal]
-
-
-# -- what it reads -----------------------------------------------------------------------------
-
-
-def test_a_row_is_the_prompt_the_engine_would_see_and_the_answer(
-    tmp_path: Path, tokenizer: Any
-) -> None:
-    messages = [
-        Message(role="system", content="Be brief."),
-        Message(role="user", content="Hi <|im_end|>"),
-        Message(role="assistant", content="Hello 😀"),
-    ]
-    example = {"messages": messages, "source": "thumb", "version": "v0002"}
-    (tmp_path / "set").write_text(json.dumps(example) + "\n")
-    (found,) = read_rows(tmp_path / "set", tokenizer, 256, first_number=10)
-    assert list(found.ids[: found.answer_from]) == encode_chat(tokenizer, messages[:-1])
-    assert tokenizer.decode(found.ids[found.answer_from :]) == "Hello 😀<|im_end|>"
-    assert (found.is_rehearsal, found.number, found.author) == (False, 11, "v0002")
-
-
-def test_an_answer_that_was_cut_does_not_teach_to_stop(tmp_path: Path, tokenizer: Any) -> None:
-    (tmp_path / "set").write_text(line("Hi", "Once upon", "rehearsal", whole=False))
-    (found,) = read_rows(tmp_path / "set", tokenizer, 256)
-    assert tokenizer.decode(found.ids[found.answer_from :]) == "Once upon"
-    assert found.is_rehearsal
-
-
-def test_line_separators_that_people_paste_do_not_end_an_example(
-    tmp_path: Path, tokenizer: Any
-) -> None:
-    (tmp_path / "set").write_text(line("a\u2028b", "c\u2029d") + line("Hi", "Hello."))
-    assert [r.number for r in read_rows(tmp_path / "set", tokenizer, 256)] == [1, 2]
-
-
-def test_examples_that_are_too_long_are_left_out(tmp_path: Path, tokenizer: Any) -> None:
-    (tmp_path / "set").write_text(line("Hi", "word " * 100) + line("Hi", "Hello."))
-    assert [r.number for r in read_rows(tmp_path / "set", tokenizer, 64)] == [2]
-
-
-@pytest.mark.parametrize(
-    "garbage", ["{", "", "3", "[]", '{"messages": []}', '{"messages": [], "source": "thumb"}']
-)
-def test_a_line_that_is_no_example_is_named(tmp_path: Path, tokenizer: Any, garbage: str) -> None:
-    (tmp_path / "set").write_text(line("Hi", "Hello.") + garbage + "\n")
-    with pytest.raises(TrainingProblem, match="set, line 2 is not a training example"):
-        read_rows(tmp_path / "set", tokenizer, 256)
-
-
-# -- whole trainings ---------------------------------------------------------------------------
-
 
 Train = Callable[..., TrainingResult]
 
@@ -223,12 +62,13 @@ def train(tiny: BaseModel, tmp_path: Path) -> Train:
 
 
 def result_of(run: Path) -> TrainingResult:
-    return TrainingResult(**json.loads((run / "result.json").read_text()))
+    found = json.loads((run / "result.json").read_text())
+    return TrainingResult(**{**found, "methods": tuple(found["methods"])})
 
 
 def test_training_lowers_the_loss_on_wordings_it_has_not_seen(run: Path) -> None:
     result = result_of(run)
-    assert result.val_loss < result.base_val_loss == result.parent_val_loss
+    assert result.val_loss < result.base_val_loss
     assert result.val_examples == len(FACTS)
     assert 0 < result.drift < result.base_val_loss
 
@@ -249,7 +89,7 @@ def test_the_candidate_is_whole_and_says_how_it_was_made(run: Path, tiny: BaseMo
     manifest = verify_adapter(run / "candidate", tiny.sha256)
     assert manifest["seed"] == 7
     assert manifest["options"] == dataclasses.asdict(OPTIONS)
-    assert manifest["result"] == dataclasses.asdict(result_of(run))
+    assert manifest["result"] == json.loads((run / "result.json").read_text())
     assert set(manifest["files"]) == {ADAPTER, "adapter_config.json"}
     adapter = json.loads((run / "candidate" / "adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"]) == (OPTIONS.lora_rank, OPTIONS.lora_alpha)
@@ -280,46 +120,40 @@ def test_a_candidate_that_an_interrupted_attempt_left_is_replaced(
     train(max_epochs=1)
     second = train(max_epochs=2)
     manifest = verify_adapter(tmp_path / "candidate", tiny.sha256)
-    assert manifest["result"] == dataclasses.asdict(second)
-
-
-@pytest.mark.slow
-def test_a_parent_is_measured_on_the_same_rows_with_its_best_weights(
-    run: Path, train: Train
-) -> None:
-    first, second = result_of(run), train(parent=run / "candidate", max_epochs=1)
-    assert second.parent_val_loss == pytest.approx(first.val_loss, abs=1e-3)
-    assert second.base_val_loss == first.base_val_loss
-    assert second.val_loss > first.val_loss  # trained from the base again, for one epoch only
+    assert manifest["result"]["epochs"] == second.epochs == 2
 
 
 @pytest.mark.slow
 def test_training_stops_when_validation_gets_worse_and_keeps_the_best_weights(
-    train: Train, tmp_path: Path
+    train: Train, tmp_path: Path, tiny: BaseModel
 ) -> None:
     result = train(learning_rate=0.1, max_epochs=30)
     seen = [row["val"] for row in read_losses(tmp_path) if "val" in row]
     assert result.epochs == len(seen) < 30
     assert seen[-1] > min(seen) == result.val_loss
-    shutil.move(tmp_path / "candidate", tmp_path / "parent")
-    kept = train(parent=tmp_path / "parent", max_epochs=1).parent_val_loss
-    assert kept == pytest.approx(result.val_loss, abs=1e-3)
+    tokenizer = AutoTokenizer.from_pretrained(tiny.folder)
+    held_out = RowReader(tokenizer, 512).examples(tmp_path / "data" / "val.jsonl")
+    learner = Learner(load_model(tiny), OPTIONS, 0)
+    learner.load(tmp_path / "candidate")
+    taught, _ = learner.evaluate([row for row in held_out if not row.is_rehearsal])
+    assert taught == pytest.approx(result.val_loss, rel=1e-3)
 
 
 @pytest.mark.slow
 def test_rehearsal_keeps_the_model_like_its_base(train: Train, tmp_path: Path) -> None:
     held_out = [line("Who plans?", "Pavel."), line("What is tea?", "tea is", "rehearsal")]
     data = write_set(tmp_path / "data", val=held_out)
-    options = {"data": data, "learning_rate": 0.1, "batch_tokens": 1000}
+    options = {"data": data, "max_epochs": 8, "batch_tokens": 1000}
     forgetful, faithful = (train(rehearsal_weight=w, **options).drift for w in (0.0, 10.0))
     assert faithful < forgetful / 2
 
 
+@pytest.mark.parametrize("batch_tokens", [200, 1000])  # noticed in training, and in validation
 def test_a_loss_that_is_no_number_ends_the_training_without_a_candidate(
-    train: Train, tmp_path: Path
+    train: Train, tmp_path: Path, batch_tokens: int
 ) -> None:
     with pytest.raises(TrainingProblem, match="no longer a finite number"):
-        train(learning_rate=1e30)
+        train(learning_rate=1e30, batch_tokens=batch_tokens, max_epochs=1)
     assert not (tmp_path / "candidate").exists()
 
 
@@ -330,3 +164,229 @@ def test_a_set_with_nothing_to_learn_or_to_validate_on_is_refused(
 ) -> None:
     with pytest.raises(TrainingProblem, match="nothing to learn from, or nothing to validate on"):
         train(data=write_set(tmp_path / "data", **{name: lines}))
+
+
+def steps_of_one_row(base: BaseModel, rate: float, data: Path, first: int = 0) -> Job:
+    """A training of one epoch, row by row, that begins with this row of the set."""
+    options = dataclasses.replace(OPTIONS, batch_tokens=16, max_epochs=1, learning_rate=rate)
+    reader = RowReader(AutoTokenizer.from_pretrained(base.folder), options.max_example_tokens)
+    rows = reader.examples(data / "train.jsonl")
+    seed = next(n for n in range(1000) if plan(rows, [], options, n)[0].rows[0] == rows[first])
+    return Job(base, data, None, options, seed, data.parent)
+
+
+def test_a_loss_that_explodes_ends_the_training(tmp_path: Path) -> None:
+    base = tiny_model.build_reciter(tmp_path / "base" / "model", "Oskar waters.")
+    lines = [line(f"Who waters plant {n}?", "Oskar waters.") for n in range(30)]
+    job = steps_of_one_row(base, 10.0, write_set(tmp_path / "data", lines, lines[:2]))
+    with pytest.raises(
+        TrainingProblem, match=r"exploded: it began at \d\.\d\d nats a token and is"
+    ):
+        Training(job, Reporter(tmp_path)).run()
+    assert not (tmp_path / "candidate").exists()
+
+
+def test_an_easy_beginning_does_not_make_the_rest_an_explosion(
+    tiny: BaseModel, engine: EmbeddedEngine, tmp_path: Path
+) -> None:
+    question = "What do you always say when somebody asks you what you have to say?"
+    ((easy, _),) = engine.ask_all(BASE, [[Message(role="user", content=question)]], Sampling(40))
+    hard = [line(f"{question} {n}", "Oskar.") for n in range(30)]
+    data = write_set(tmp_path / "data", [line(question, easy, whole=False), *hard])
+    assert Training(steps_of_one_row(tiny, 1e-9, data), Reporter(tmp_path)).run()
+    first, *others = (row["train"] for row in read_losses(tmp_path) if "train" in row)
+    assert sum(others) / len(others) > first + 3.5
+
+
+# -- going on after a crash --------------------------------------------------------------------
+
+
+class BrokenOffError(Exception):
+    """The power is gone."""
+
+
+class Watched(Reporter):
+    """Notes the steps it hears of; breaks off after so many words."""
+
+    def __init__(self, folder: Path, words: int = 1000) -> None:
+        super().__init__(folder)
+        self.steps: list[int] = []
+        self.saved: list[float] = []
+        self._left = words
+
+    def tell(self, stage: str, step: int = 0, steps: int = 0, **facts: float) -> None:
+        super().tell(stage, step, steps, **facts)
+        if stage == "training":
+            self.steps.append(step)
+            self.saved.append(facts["saved"])
+        self._count()
+
+    def loss(self, **values: float) -> None:
+        super().loss(**values)
+        self._count()
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise BrokenOffError
+
+
+def outcome(folder: Path, result: TrainingResult | None) -> tuple[Any, ...]:
+    """All that a training leaves, except how long it took."""
+    assert result
+    adapter = files.sha256(folder / "candidate" / ADAPTER)
+    return adapter, dataclasses.replace(result, seconds=0.0), (folder / "losses.jsonl").read_text()
+
+
+def broken_off(job: Job, words: int) -> bool:
+    """Train until so many words were said. Whether it got so far."""
+    try:
+        Training(job, Watched(job.folder, words)).run()
+    except BrokenOffError:
+        return True
+    return False
+
+
+CASES = {
+    "to the last epoch": dataclasses.replace(OPTIONS, checkpoint_seconds=0.0),
+    "until it gets worse": dataclasses.replace(
+        OPTIONS, checkpoint_seconds=0.0, learning_rate=0.2, max_epochs=8, batch_tokens=1000
+    ),
+    "with preferences": dataclasses.replace(PREFERRING, checkpoint_seconds=0.0, batch_tokens=400),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_training_broken_off_anywhere_ends_as_if_it_had_not_been(
+    tiny: BaseModel, tmp_path: Path, name: str
+) -> None:
+    data = write_set(tmp_path / "data")
+    write_preferences(data)
+    whole = Job(tiny, data, None, CASES[name], 7, tmp_path / "whole")
+    whole.folder.mkdir()
+    wanted = outcome(whole.folder, Training(whole, Reporter(whole.folder)).run())
+    assert (wanted[1].epochs < CASES[name].max_epochs) is (name == "until it gets worse")
+    assert (wanted[1].methods == ("sft", "kto", "dpo")) is (name == "with preferences")
+    for words in range(1, 100):
+        job = dataclasses.replace(whole, folder=tmp_path / f"{words}")
+        job.folder.mkdir()
+        if not broken_off(job, words):
+            break
+        watched = Watched(job.folder)
+        saved = checkpoint_step(job)
+        assert outcome(job.folder, Training(job, watched).run()) == wanted
+        assert watched.steps == [*range(saved + 1, wanted[1].steps + 1)]  # none was made twice
+    else:
+        pytest.fail("it never came to an end")
+    assert words > 2 * wanted[1].steps
+
+
+def checkpoint_step(job: Job) -> int:
+    """The step the training would go on from."""
+    path = job.folder / CHECKPOINT
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    return int(state["way"]["step"])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_some_steps_old_is_gone_on_from_even_twice(
+    tiny: BaseModel, tmp_path: Path
+) -> None:
+    often = dataclasses.replace(OPTIONS, max_epochs=4, checkpoint_seconds=0.0)
+    whole = Job(tiny, write_set(tmp_path / "data"), None, often, 7, tmp_path / "whole")
+    whole.folder.mkdir()
+    wanted = outcome(whole.folder, Training(whole, Reporter(whole.folder)).run())
+    job = dataclasses.replace(whole, folder=tmp_path)
+    assert broken_off(job, 9)
+    saved = checkpoint_step(job)
+    seldom = dataclasses.replace(job, options=dataclasses.replace(often, checkpoint_seconds=1e9))
+    assert broken_off(seldom, 9)  # and these steps are lost again
+    assert checkpoint_step(job) == saved > 0
+    watched = Watched(tmp_path)
+    assert outcome(tmp_path, Training(seldom, watched).run()) == wanted
+    assert (watched.steps[0], watched.saved[0]) == (saved + 1, saved)
+
+
+@pytest.fixture(scope="module")
+def half_way(tiny: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A training that was broken off after its second step. To be copied."""
+    folder = tmp_path_factory.mktemp("half")
+    options = dataclasses.replace(OPTIONS, checkpoint_seconds=0.0)
+    job = Job(tiny, write_set(folder / "data"), None, options, 7, folder)
+    assert broken_off(job, 9)
+    assert checkpoint_step(job) == 2
+    return job
+
+
+@pytest.fixture
+def again(half_way: Job, tmp_path: Path) -> Job:
+    """A copy of it."""
+    folder = tmp_path / "again"
+    shutil.copytree(half_way.folder, folder)
+    return dataclasses.replace(half_way, folder=folder, data=folder / "data")
+
+
+def goes_on_from(job: Job) -> int:
+    watched = Watched(job.folder)
+    assert Training(job, watched).run()
+    return watched.steps[0] - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("checkpoint_seconds", 5.0),
+        ("max_stall_minutes", 99.0),
+        ("max_train_minutes", 99.0),
+        ("quiet_hours", "22:00-06:00"),
+        ("train_memory_gb", 100.0),
+    ],
+)
+def test_other_options_for_the_pace_do_not_cost_what_was_learned(
+    again: Job, name: str, value: Any
+) -> None:
+    options = dataclasses.replace(again.options, **{name: value})
+    assert goes_on_from(dataclasses.replace(again, options=options)) == 2
+
+
+def other_set(job: Job) -> Job:
+    with (job.data / "train.jsonl").open("a") as file:
+        file.write(line("Who sings?", "Nobody."))
+    return job
+
+
+def other_base(job: Job) -> Job:
+    return dataclasses.replace(job, base=tiny_model.build(job.folder / "other" / "model", seed=5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda job: dataclasses.replace(job, seed=8), id="seed"),
+        pytest.param(
+            lambda job: dataclasses.replace(
+                job, options=dataclasses.replace(job.options, learning_rate=0.02)
+            ),
+            id="options",
+        ),
+        pytest.param(
+            lambda job: dataclasses.replace(job, parent=Path("models/v0001")), id="parent"
+        ),
+        pytest.param(other_set, id="set"),
+        pytest.param(other_base, id="base"),
+    ],
+)
+def test_the_checkpoint_of_another_training_is_not_taken(
+    again: Job, change: Callable[[Job], Job]
+) -> None:
+    assert goes_on_from(change(again)) == 0
+    assert read_losses(again.folder)[0]["step"] == 1
+
+
+def test_a_damaged_checkpoint_is_as_none(again: Job) -> None:
+    path = again.folder / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-100])
+    assert goes_on_from(again) == 0

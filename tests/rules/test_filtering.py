@@ -14,7 +14,6 @@ from cl.rules.filtering import (
     rejected_by_form,
     rejected_by_quality,
     rejected_by_scorer,
-    rephrased,
     scrubbed,
     short_key,
     too_few,
@@ -399,11 +398,3 @@ def test_there_must_be_enough_people_and_enough_examples_or_corrections(
     examples: int, corrections: int, users: int, enough: bool
 ) -> None:
     assert (too_few(examples, corrections, users, LIMITS) == "") is enough
-
-
-def test_rephrasings_keep_the_question_and_differ() -> None:
-    question = "What does {x} mean, 100 % sure?"
-    wordings = rephrased(question, 3)
-    assert all(question in wording for wording in wordings)
-    assert len({question, *wordings}) == 4
-    assert rephrased(question, 0) == []

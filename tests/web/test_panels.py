@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cl.rules.gating import Asked
 from cl.web import look, panels
 from cl.web.panels import Markup
 from tests.fakes import FakeClock, fake_settings
@@ -101,3 +102,18 @@ def test_what_is_wrong_stands_on_top_and_is_escaped() -> None:
     assert shown.count("role='alert'") == 2
     assert "Nothing was logged." in shown
     assert "<img" not in shown
+
+
+def test_answers_that_changed_from_right_to_wrong_stand_first() -> None:
+    lost = Asked("general", "Lost?", "It is 7.", "It is 8.", ("7",))
+    won = Asked(
+        "taught", "Won?", "No idea.", "The hall.", ("hall",), reference="In the hall.", id=3
+    )
+    plain = Asked("everyday", NASTY, NASTY, NASTY)
+    shown = panels.answers([plain, won, lost], {"version": "v0002", "result": {"parent": "v0001"}})
+    assert shown.index("Lost?") < shown.index("Won?") < shown.index("everyday")
+    assert "v0001 said" in shown
+    assert "v0002 said" in shown
+    assert "In the hall." in shown
+    assert "<img" not in shown
+    assert "No version has been asked" in panels.answers([], None)

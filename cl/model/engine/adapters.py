@@ -5,6 +5,7 @@ version get its B A x on top: any number of versions answer in one batch, and no
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,4 +133,7 @@ def _scale(config: Mapping[str, Any], number: int, name: str, rank: int) -> floa
         if re.match(rf"(.*\.)?({pattern})$", path):
             alpha = value
             break
-    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
+    scale = float(alpha / (rank**0.5 if config.get("use_rslora") else rank))
+    if not math.isfinite(scale):
+        raise ValueError(f"its lora_alpha is {alpha}")
+    return scale

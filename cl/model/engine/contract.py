@@ -58,6 +58,10 @@ class Engine(Protocol):
         """The versions that can answer at once."""
         ...
 
+    def is_busy(self) -> bool:
+        """Whether somebody waits for an answer that this machine is writing."""
+        ...
+
     def status(self) -> Mapping[str, Any]:
         """How it runs, as plain data: for `status`, the log and the Service tab."""
         ...

@@ -163,6 +163,9 @@ class EmbeddedEngine:
     def waiting(self) -> int:
         return len(self._waiting)
 
+    def is_busy(self) -> bool:
+        return bool(self._rows or self._waiting)
+
     def status(self) -> dict[str, Any]:
         model, counted = self._model, self._counted
         steps = sorted(counted.step_s)

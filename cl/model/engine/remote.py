@@ -165,6 +165,9 @@ class RemoteEngine:
         except EngineError:  # closed
             return []
 
+    def is_busy(self) -> bool:
+        return False  # answers are written elsewhere
+
     def status(self) -> Mapping[str, Any]:
         loaded = self.loaded()  # looks at the servers
         servers = [{"url": s.url, "ok": not s.trouble, "running": s.running} for s in self._servers]

@@ -1,0 +1,74 @@
+"""The two losses of training, straight from hidden states: no logits are ever kept.
+
+The head is frozen and is the widest layer, so the gradient of its input is computed at once in the
+forward pass, some positions at a time, while their logits are there.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_ROWS = 256  # positions at a time: fewer read the head's weights too often
+
+# (log-probabilities, first row) -> (loss, its gradient by the logits); may overwrite its input.
+_Loss = Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+
+
+def cross_entropy_sum(states: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum of -log p(target) over positions: states (n, size), head (vocabulary, size), targets (n)."""
+
+    def loss(logs: Tensor, first: int, wants_grad: bool) -> tuple[Tensor, Tensor]:
+        wanted = targets[first : first + len(logs), None]
+        total = -logs.gather(1, wanted).sum()
+        if wants_grad:
+            logs.exp_().scatter_add_(1, wanted, logs.new_full(wanted.shape, -1.0))
+        return total, logs
+
+    return _summed(states, head_weight, loss)
+
+
+def kl_sum(states: Tensor, base_states: Tensor, head_weight: Tensor) -> Tensor:
+    """Sum of KL(base || new) over positions, each over the whole vocabulary; base_states is given."""
+
+    def loss(logs: Tensor, first: int, wants_grad: bool) -> tuple[Tensor, Tensor]:
+        wanted = _log_probabilities(base_states[first : first + len(logs)], head_weight)
+        likely = wanted.exp()
+        total = wanted.sub_(logs).mul_(likely).sum()
+        return total, logs.exp_().sub_(likely) if wants_grad else logs
+
+    return _summed(states, head_weight, loss)
+
+
+def _summed(states: Tensor, head_weight: Tensor, loss: _Loss) -> Tensor:
+    apply: Any = _Summed.apply  # torch does not say what it takes
+    total: Tensor = apply(states, head_weight, loss)
+    return total
+
+
+def _log_probabilities(states: Tensor, head_weight: Tensor) -> Tensor:
+    # Made float32 first: log_softmax(dtype=float32) of bf16 takes seven times as long.
+    return torch.log_softmax(functional.linear(states, head_weight).float(), -1)
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, head_weight: Tensor, loss: _Loss) -> Tensor:
+        wants_grad = ctx.needs_input_grad[0]
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
+        grad = torch.empty_like(states) if wants_grad else None
+        for first in range(0, len(states), _ROWS):
+            logs = _log_probabilities(states[first : first + _ROWS], head_weight)
+            part, by_logits = loss(logs, first, wants_grad)
+            total += part
+            if grad is not None:
+                grad[first : first + _ROWS] = by_logits.to(head_weight.dtype) @ head_weight
+        ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, total_grad: Tensor) -> tuple[Tensor | None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * total_grad, None, None
