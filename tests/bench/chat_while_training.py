@@ -1,0 +1,264 @@
+"""What a training costs the people who chat meanwhile, and what they cost the training.
+
+    python -m tests.bench.chat_while_training [--rounds 3] [--seconds 60] [--data DIR]
+
+The real engine answers questions that come at random moments, and in turns, side by side in one run:
+
+    idle            nothing else runs
+    alone           a training runs and nobody asks: what its speed is compared with
+    lowest priority a training runs, in the processor's idle time only (SCHED_IDLE)
+    held            the same, and it is stopped (SIGSTOP) while an answer is written, as in the app
+
+Prints the time to the first token and to the end of the answers, each beside idle, and the steps a
+minute of the training. What else needs the processors is printed too: while other work runs, only the
+numbers side by side say something.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+from cl import files
+from cl.demo.script import read_facts
+from cl.model.base_model import BaseModel, prepare
+from cl.model.engine.embedded import EmbeddedEngine
+from cl.model.rehearsal import RehearsalBuffer
+from cl.model.training_job import Progress, TrainingCancelled, TrainingJob
+from cl.model.versions import VersionStore
+from cl.records import BASE, Message, Sampling
+from cl.settings import DEFAULT_MODEL, ServingOptions, TrainingOptions
+from tests.bench.serving import percentile, question
+
+ANSWER_TOKENS = 64
+MEAN_PAUSE = 4.0  # seconds from one question to the next
+TARGET = 1.5  # times the idle time to the first token, 95th percentile
+PHASES = ("idle", "alone", "lowest priority", "held")
+
+
+@dataclass
+class Found:
+    """What was measured in one phase, over all rounds."""
+
+    first: list[float] = field(default_factory=list)
+    whole: list[float] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+
+    @property
+    def steps_a_minute(self) -> float:
+        return 60 * self.steps / self.seconds if self.seconds else 0.0
+
+
+# -- the training ------------------------------------------------------------------------------
+
+
+def write_set(folder: Path, engine: EmbeddedEngine, base: BaseModel) -> Path:
+    """The facts of the demo as corrections, and the rehearsal texts of the base model."""
+
+    def line(asked: str, answer: str, source: str, **more: Any) -> str:
+        messages = [
+            Message(role="user", content=asked),
+            Message(role="assistant", content=answer),
+        ]
+        return json.dumps({"messages": messages, "source": source, **more}) + "\n"
+
+    rehearsed = RehearsalBuffer(engine, folder, base.sha256).rows()
+    facts = read_facts()
+    rows = [line(r.prompt, r.answer, "rehearsal", whole=r.whole) for r in rehearsed]
+    taught = [line(q, fact.answer, "correction") for fact in facts for q in fact.questions]
+    asked = [line(q, fact.answer, "correction") for fact in facts for q in fact.unseen]
+    files.write_text(folder / "train.jsonl", "".join([*taught, *rows[30:]]))
+    files.write_text(folder / "val.jsonl", "".join([*asked, *rows[:30]]))
+    return folder
+
+
+@contextmanager
+def training(job: TrainingJob, data: Path, folder: Path) -> Iterator[Callable[[], int]]:
+    """A training that is at work within the block; gives how many steps it has made so far."""
+    at, stop = Progress("starting"), threading.Event()
+
+    def follow(progress: Progress) -> bool:
+        nonlocal at
+        at = progress
+        return not stop.is_set()
+
+    def run() -> None:
+        try:
+            job.train(data, folder, BASE, follow)
+        except TrainingCancelled:
+            return
+        raise RuntimeError("the training ended before the phase did")
+
+    folder.mkdir(parents=True)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        while at.stage != "training" or at.step < 3:
+            assert thread.is_alive(), (folder / "trainer.log").read_text()
+            time.sleep(0.1)
+        yield lambda: at.step
+        assert thread.is_alive()
+    finally:
+        stop.set()
+        thread.join()
+
+
+# -- the chat ----------------------------------------------------------------------------------
+
+
+async def _ask(engine: EmbeddedEngine, number: int, found: Found) -> None:
+    began, first = time.perf_counter(), 0.0
+    asked = [Message(role=m["role"], content=m["content"]) for m in question(number)]  # type: ignore[typeddict-item]
+    async for piece in engine.chat(BASE, asked, Sampling(max_tokens=ANSWER_TOKENS)):
+        if piece.text and not first:
+            first = time.perf_counter() - began
+    found.first.append(first)
+    found.whole.append(time.perf_counter() - began)
+
+
+async def _chat(engine: EmbeddedEngine, number: int, pauses: list[float], found: Found) -> None:
+    asking = []
+    for pause in pauses:
+        await asyncio.sleep(pause)
+        number += 1
+        asking.append(asyncio.create_task(_ask(engine, number, found)))
+    await asyncio.gather(*asking)
+
+
+def _pauses(seconds: float, dice: random.Random) -> list[float]:
+    made: list[float] = []
+    while sum(made) < seconds:
+        made.append(dice.expovariate(1 / MEAN_PAUSE))
+    return made
+
+
+# -- the phases --------------------------------------------------------------------------------
+
+
+class Bench:
+    def __init__(self, models: Path, scratch: Path, data: Path | None, seconds: float) -> None:
+        self._base = prepare(DEFAULT_MODEL, models)
+        self._versions = VersionStore(models, self._base.sha256)
+        self._scratch = scratch
+        self._seconds = seconds
+        self.engine = EmbeddedEngine(self._base, self._versions, ServingOptions())
+        self.engine.ensure(BASE)
+        self._data = data or write_set(scratch / "data", self.engine, self._base)
+        self._asked = 0
+
+    def run(self, phase: str, turn: int, found: Found) -> None:
+        # The same pauses in each phase of a turn, but other questions: a known one is read faster.
+        pauses = _pauses(self._seconds, random.Random(turn))
+        if phase == "idle":
+            self._chat(pauses, found)
+            return
+        is_busy = self.engine.is_busy if phase == "held" else lambda: False
+        # Learns next to nothing, so that it goes on until it is ended.
+        options = TrainingOptions(learning_rate=1e-7, max_epochs=100)
+        job = TrainingJob(self._base, self._versions, options, 0, is_busy)
+        with training(job, self._data, self._scratch / f"{phase} {turn}") as steps:
+            began, before = time.monotonic(), steps()
+            if phase == "alone":
+                time.sleep(self._seconds)
+            else:
+                self._chat(pauses, found)
+            found.steps += steps() - before
+            found.seconds += time.monotonic() - began
+
+    def _chat(self, pauses: list[float], found: Found) -> None:
+        asyncio.run(_chat(self.engine, self._asked, pauses, found))
+        self._asked += len(pauses)
+
+
+def others() -> str:
+    """Load, and what else needs a processor right now."""
+    mine = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    running = [p for p in psutil.process_iter() if p.pid not in mine]
+    for process in running:
+        _share(process)
+    time.sleep(1)
+    busy = sorted(((_share(p), p) for p in running), key=lambda one: -one[0])
+    named = [f"{share:.0f} % {_name(p)}" for share, p in busy[:3] if share >= 5]
+    load = " ".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"load {load}; others: {', '.join(named) or 'nothing'}"
+
+
+def _share(process: psutil.Process) -> float:
+    try:
+        return float(process.cpu_percent())
+    except psutil.Error:
+        return 0.0
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())[:50]
+    except psutil.Error:
+        return "?"
+
+
+def report(found: dict[str, Found]) -> None:
+    print(
+        f"{'':<16}{'answers':>8}{'first token':>19}{'whole answer':>19}{'x idle':>16}{'steps':>8}"
+    )
+    print(f"{'':<24}{'p50':>10}{'p95':>9}{'p50':>10}{'p95':>9}{'first':>9}{'p95':>7}{'a min':>8}")
+    idle = found["idle"]
+    for phase, one in found.items():
+        text = f"{phase:<16}{len(one.first):>8}"
+        if one.first:
+            for times in (one.first, one.whole):
+                text += f"{1000 * median(times):7.0f} ms{1000 * percentile(times, 0.95):6.0f} ms"
+            ratio = median(one.first) / median(idle.first)
+            tail = percentile(one.first, 0.95) / percentile(idle.first, 0.95)
+            text += f"{ratio:9.2f}{tail:7.2f}"
+        else:
+            text += " " * 54
+        print(text + (f"{one.steps_a_minute:8.1f}" if one.steps else ""))
+    alone = found["alone"].steps_a_minute
+    for phase in ("lowest priority", "held"):
+        share = found[phase].steps_a_minute / alone
+        tail = percentile(found[phase].first, 0.95) / percentile(idle.first, 0.95)
+        met = "met" if tail <= TARGET else "missed"
+        print(
+            f"{phase}: first token p95 {tail:.2f} x idle (at most {TARGET}: {met}), whole answer "
+            f"{median(found[phase].whole) / median(idle.whole):.2f} x; the training keeps {share:.0%} of its speed"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each phase")
+    parser.add_argument("--models", type=Path, help="where the base model lies or is to lie")
+    parser.add_argument("--data", type=Path, help="a training set; made from the demo if missing")
+    options = parser.parse_args()
+    found: dict[str, Found] = defaultdict(Found)
+    with TemporaryDirectory() as name:
+        scratch = Path(name)
+        bench = Bench(options.models or scratch / "models", scratch, options.data, options.seconds)
+        bench.run("idle", 0, Found())  # warms up
+        print(others())
+        for turn in range(1, options.rounds + 1):
+            for phase in PHASES:
+                bench.run(phase, turn, found[phase])
+                print(f"round {turn}, {phase}: {others()}", flush=True)
+        bench.engine.close()
+    report(found)
+
+
+if __name__ == "__main__":
+    main()
