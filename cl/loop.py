@@ -31,7 +31,7 @@ from cl.forgetting import BeingErased, Forgetting
 from cl.model.engine.contract import SERVING_FILE, EngineError
 from cl.model.rehearsal import Answers
 from cl.model.training.measured import PROBES, lines_of
-from cl.model.training_job import Progress, TrainingCancelled, TrainingFailed
+from cl.model.training_job import CHECKPOINT, Progress, TrainingCancelled, TrainingFailed
 from cl.model.versions import BadVersion, VersionStore, add_files
 from cl.records import (
     BASE,
@@ -450,6 +450,7 @@ class ContinuousLearningLoop:
 
     def _close(self, run: Any, status: RunStatus, step: Step, text: str) -> IterationReport:
         self._store(run, status=status, outcome=text, ended_at=self._now())
+        (self._folder(run) / CHECKPOINT).unlink(missing_ok=True)
         return IterationReport(step, text, {"run": run.id, "version": run.version})
 
     def _record(self, report: IterationReport) -> None:

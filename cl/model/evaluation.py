@@ -56,7 +56,7 @@ class Examination:
         found = Measured(job.parent_name)
         if job.parent is not None:
             self._refuse_damaged_parent(job.parent)
-        torch.set_num_threads(job.options.train_threads or 1)
+        torch.set_num_threads(child.threads(job.options))
         self._report.tell("measuring the candidate")
         try:
             verify_adapter(job.candidate, job.base.sha256)

@@ -14,7 +14,6 @@ the same result. On several GPUs or machines: `torchrun` or `accelerate launch` 
 
 import dataclasses
 import math
-import os
 import shutil
 import sys
 import time
@@ -85,7 +84,7 @@ class Training:
     def run(self) -> TrainingResult | None:
         """Train and write the candidate; only the first of several processes has a result."""
         options = self._job.options
-        torch.set_num_threads(options.train_threads or max(1, (os.cpu_count() or 2) - 1))
+        torch.set_num_threads(child.threads(options))
         self._report.tell("loading the base model")
         reader = self._reader()
         rows, held_out, judged = self._read(reader)

@@ -163,7 +163,7 @@ def test_a_training_is_ended_when_its_time_is_up(
 def test_a_training_that_makes_no_step_is_ended_but_not_one_that_makes_some(
     tmp_path: Path, stand_in: Callable[..., TrainingJob]
 ) -> None:
-    steps = "[(report.tell('training', n, 9), time.sleep({})) for n in range(9)]"
+    steps = "[(report.tell('training', n, 9), time.sleep({})) for n in range(7)]"
     data, minutes = write_set(tmp_path / "data"), 2 / 60
     with pytest.raises(TrainingFailed, match=r"made no step for 0\.0333333 minutes"):
         stand_in(steps.format(60), max_stall_minutes=minutes).train(data, tmp_path, BASE, go_on)
@@ -362,7 +362,7 @@ def test_a_held_trainer_does_not_outlive_the_app(tmp_path: Path, tiny: BaseModel
         while not [p for p in trainers() if p.status() == psutil.STATUS_STOPPED]:
             assert app.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.25)
         (trainer,) = trainers()
     finally:
         app.send_signal(signal.SIGKILL)

@@ -155,6 +155,11 @@ def run(
     return EXIT_DONE
 
 
+def threads(options: TrainingOptions) -> int:
+    """How many to compute with: one is left to the chat, where there are two."""
+    return options.train_threads or max(1, (os.cpu_count() or 2) - 1)
+
+
 def _reason(problem: Exception) -> str | None:
     """What to tell people of a failure that can be expected; None for a fault of ours."""
     if isinstance(problem, TrainingProblem | NoModel):
