@@ -174,14 +174,14 @@ class TrainingOptions:
     lora_rank: int = knob(16, "Rank of the adapter", between(1, 256))
     lora_alpha: int = knob(32, "Scale of the adapter: alpha / rank", more_than(0))
     learning_rate: float = knob(1e-3, "Peak learning rate", more_than(0))
-    lora_plus: float = knob(4.0, "How many times faster B learns than A", more_than(0))
+    lora_plus: float = knob(1.0, "How many times faster B learns than A", more_than(0))
     max_epochs: int = knob(3, "Most passes over the set", between(1, 100))
-    batch_tokens: int = knob(640, "Padded tokens in one step", at_least(16))
+    batch_tokens: int = knob(384, "Padded tokens in one step", at_least(16))
     max_example_tokens: int = knob(512, "Longer examples are left out", at_least(16))
     rephrasings: int = knob(
-        3, "Other wordings of each corrected question in each epoch", between(0, 16)
+        2, "Other wordings of each corrected question in each epoch", between(0, 16)
     )
-    rehearsal_ratio: float = knob(0.5, "Rehearsal texts per example in each epoch", at_least(0))
+    rehearsal_ratio: float = knob(1.0, "Rehearsal texts per example in each epoch", at_least(0))
     rehearsal_weight: float = knob(1.0, "Weight of staying like the base model", at_least(0))
     preference_weight: float = knob(
         0.5, "Weight of telling liked answers from disliked ones; 0: off", at_least(0)
@@ -222,7 +222,7 @@ class GateLimits:
         0.2, "Most drift from the base on rehearsal texts, nats a token", more_than(0)
     )
     max_general_loss: int = knob(
-        2, "General questions it may answer worse than its parent", at_least(0)
+        4, "General questions it may answer worse than its parent", at_least(0)
     )
     max_forgotten: float = knob(
         0.05, "Share of corrections known before that may be lost", between(0, 1)
