@@ -133,7 +133,10 @@ class Training:
             if all(row.is_rehearsal for row in found):
                 raise TrainingProblem("there is nothing to learn from, or nothing to validate on")
         votes = reader.votes(job.data / "votes.jsonl", "train")
-        pairs = reader.pairs(job.data / "pairs.jsonl", "train")
+        # A correction is taught; to prefer it to the answer it corrected besides would cost a third.
+        corrected = {row.group for row in rows if row.lesson and row.lesson.is_correction}
+        found_pairs = reader.pairs(job.data / "pairs.jsonl", "train")
+        pairs = [pair for pair in found_pairs if pair.rows[0].group not in corrected]
         return rows, fair_to_all(held_out, job.parent_name), preferences(votes, pairs, options)
 
     def _learn(self, learner: Learner, steps: Sequence[Step], held_out: Sequence[Row]) -> None:
