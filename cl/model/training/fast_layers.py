@@ -4,10 +4,15 @@ torch's own are slow there, most of all backward. Here each is one function with
 written out. A layer is replaced when it is put together in the known way and both agree on made-up
 input in float32, whatever the model's name; everything else stays as it is. A SwiGLU of our own and
 products for several layers at once (q, k, v; gate, up) were measured and gave nothing.
+
+Rows that begin alike, as all chats under one system prompt do, may come as one: the beginning once
+and then what each goes on with (`Shared`). Only attention looks from one position at others, so
+everything else need not know.
 """
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -18,6 +23,18 @@ from torch.nn import functional
 _BLOCK = 64  # queries at a time: what they must not see is hardly computed
 _LANES = 32  # torch's softmax in bf16 is twice as slow for other widths
 _TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One sequence holds `prefix` positions and then `rows` rows, equally long, that go on from it."""
+
+    prefix: int
+    rows: int
+
+
+class NotShared(Exception):
+    """The model would have rows that share a beginning look at each other."""
 
 
 def speed_up(model: Any) -> list[str]:
@@ -115,10 +132,13 @@ def _attention(
     position_embeddings: Any = None,
     attention_mask: Any = None,
     past_key_values: Any = None,
+    shared: Shared | None = None,
     **more: Any,
 ) -> Any:
     drops = module.training and module.attention_dropout
     if attention_mask is not None or past_key_values is not None or drops:
+        if shared:
+            raise NotShared
         cache = {"past_key_values": past_key_values, **more}
         return slow(hidden_states, position_embeddings, attention_mask, **cache)
     shape = (*hidden_states.shape[:-1], -1, module.head_dim)
@@ -127,15 +147,33 @@ def _attention(
     v = module.v_proj(hidden_states).view(shape)
     if hasattr(module, "q_norm"):
         q, k = module.q_norm(q), module.k_norm(k)
-    seen = _attend(q, k, v, *position_embeddings, module.scaling)
+    attend: Any = partial(_attend_shared, shared) if shared else _attend
+    seen = attend(q, k, v, *position_embeddings, module.scaling)
     return module.o_proj(seen.flatten(2)), None
+
+
+def _attend_shared(
+    shared: Shared, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scaling: float
+) -> Tensor:
+    """The prefix by itself; then each row, which sees the prefix and itself."""
+    prefix = shared.prefix
+    seen = _attend(*(x[:, :prefix] for x in (q, k, v)), cos[:, :prefix], sin[:, :prefix], scaling)
+    own_q, own_k, own_v = (x[0, prefix:].unflatten(0, (shared.rows, -1)) for x in (q, k, v))
+    keys, values = (
+        torch.cat([x[:, :prefix].expand(shared.rows, -1, -1, -1), own], 1)
+        for x, own in ((k, own_k), (v, own_v))
+    )
+    length = keys.shape[1]
+    rest = _attend(own_q, keys, values, cos[:, :length], sin[:, :length], scaling)
+    return torch.cat([seen, rest.flatten(0, 1)[None]], 1)
 
 
 class _Attend(torch.autograd.Function):
     """Rotary positions (Su 2021) and causal attention with shared keys (Ainslie 2023).
 
-    q (rows, length, heads, size), k and v (rows, length, key heads, size) -> like q. The queries
-    that share a key head stand below each other, (position, head): a block of positions is a matrix.
+    q (rows, length, heads, size), k and v (rows, total, key heads, size) -> like q; the queries are
+    of the last positions. Those that share a key head stand below each other, (position, head): a
+    block of positions is a matrix.
     """
 
     @staticmethod
@@ -143,31 +181,33 @@ class _Attend(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, scaling: float
     ) -> Tensor:
         rows, length, heads, size = q.shape
-        group, padding = heads // k.shape[2], (0, 0, 0, -length % _LANES)
+        total = k.shape[1]
+        group, padding = heads // k.shape[2], (0, 0, 0, -total % _LANES)
         half = size // 2
         cos = cos[:, None, :, None]
         sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)[:, None, :, None]
-        queries = _matrices(_turned(_grouped(q, group), cos, sin))
+        last = slice(total - length, None)
+        queries = _matrices(_turned(_grouped(q, group), cos[:, :, last], sin[:, :, last]))
         keys = functional.pad(_matrices(_turned(_grouped(k, 1), cos, sin)), padding)
         values = functional.pad(_matrices(_grouped(v, 1)), padding)
         seen, shares = torch.empty_like(queries), []
-        for block, end, mask in _blocks(length, group, q.dtype):
+        for block, end, mask in _blocks(length, total, group, q.dtype):
             scores = torch.baddbmm(
                 mask, queries[:, block], keys[:, :end].transpose(1, 2), alpha=scaling
             )
             shares.append(torch.softmax(scores, -1))
             seen[:, block] = shares[-1] @ values[:, :end]
         ctx.save_for_backward(queries, keys, values, cos, sin, *shares)
-        ctx.sizes = rows, length, group, scaling
+        ctx.sizes = rows, length, total, group, scaling
         return _ungrouped(seen, rows, group)
 
     @staticmethod
     def backward(ctx: Any, out_grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, cos, sin, *shares = ctx.saved_tensors
-        rows, length, group, scaling = ctx.sizes
+        rows, length, total, group, scaling = ctx.sizes
         grad = _matrices(_grouped(out_grad, group))
         q_grad, k_grad, v_grad = (torch.zeros_like(x) for x in (queries, keys, values))
-        blocks = _blocks(length, group, grad.dtype)
+        blocks = _blocks(length, total, group, grad.dtype)
         for (block, end, _), share in zip(blocks, shares, strict=True):
             mine = grad[:, block]
             v_grad[:, :end].baddbmm_(share.transpose(1, 2), mine)
@@ -176,12 +216,13 @@ class _Attend(torch.autograd.Function):
             q_grad[:, block] = by_score @ keys[:, :end]
             k_grad[:, :end].baddbmm_(by_score.transpose(1, 2), queries[:, block])
         back = sin.roll(sin.shape[-1] // 2, -1)
-        q_grad = _turned(_split(q_grad, rows, group), cos, back)
-        k_grad = _turned(_split(k_grad[:, :length], rows, 1), cos, back)
+        last = slice(total - length, None)
+        q_grad = _turned(_split(q_grad, rows, group), cos[:, :, last], back[:, :, last])
+        k_grad = _turned(_split(k_grad[:, :total], rows, 1), cos, back)
         return (
             q_grad.transpose(1, 2).flatten(2, 3),
             k_grad.transpose(1, 2).flatten(2, 3),
-            _ungrouped(v_grad[:, :length], rows, 1),
+            _ungrouped(v_grad[:, :total], rows, 1),
             *(None, None, None),
         )
 
@@ -214,12 +255,16 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
-def _blocks(length: int, group: int, dtype: torch.dtype) -> Iterator[tuple[slice, int, Tensor]]:
+def _blocks(
+    length: int, total: int, group: int, dtype: torch.dtype
+) -> Iterator[tuple[slice, int, Tensor]]:
     """(rows of queries, how many keys they see, the mask), block by block."""
+    before = total - length
     for begin in range(0, length, _BLOCK):
         end = min(length, begin + _BLOCK)
-        width = end + -end % _LANES
-        yield slice(begin * group, end * group), width, _mask(begin, end, width, group, dtype)
+        width = before + end + -(before + end) % _LANES
+        mask = _mask(before + begin, before + end, width, group, dtype)
+        yield slice(begin * group, end * group), width, mask
 
 
 @lru_cache(64)

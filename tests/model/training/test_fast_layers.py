@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from cl.model.training.fast_layers import _Attend, speed_up
+from cl.model.training.fast_layers import NotShared, Shared, _Attend, speed_up
 from cl.model.training.lora import Adapter
 from tests.model.tiny_networks import SMALL, model_of, some_tokens
 
@@ -62,7 +62,7 @@ def learn(model: Any, ids: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
+    return ((ours - theirs).norm() / theirs.norm()).item()
 
 
 def assert_same(config: Any, length: int, close: float = 1e-5) -> None:
@@ -115,6 +115,31 @@ def test_padding_at_the_right_changes_nothing() -> None:
         alone = model(input_ids=ids[:1, :41], use_cache=False).logits
         beside = model(input_ids=ids, use_cache=False).logits[:1, :41]
     assert apart(alone, beside) < 1e-5
+
+
+@pytest.mark.parametrize("config", KNOWN.values(), ids=KNOWN)
+def test_rows_that_share_a_beginning_compute_what_each_does_alone(config: Any) -> None:
+    model = model_of(config)
+    speed_up(model)
+    ids = tokens(41, rows=3)
+    ids[:, :17] = ids[0, :17]
+    packed = torch.cat([ids[0, :17], ids[:, 17:].flatten()])[None]
+    if getattr(config, "sliding_window", None):
+        with pytest.raises(NotShared):
+            model(input_ids=packed, use_cache=False, shared=Shared(17, 3))
+        return
+    Adapter.attach(model, 3, 7, 0)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in learned:
+            parameter += 0.2 * torch.randn(parameter.shape)
+    wanted = model(input_ids=ids, use_cache=False).logits[:, 17:]
+    found = model(input_ids=packed, use_cache=False, shared=Shared(17, 3)).logits[0, 17:]
+    found = found.unflatten(0, (3, -1))
+    assert apart(found, wanted) < 1e-5
+    weights = torch.randn(wanted.shape)
+    ours, theirs = (torch.autograd.grad((x * weights).sum(), learned) for x in (found, wanted))
+    assert max(map(apart, ours, theirs)) < 1e-5
 
 
 def test_a_mask_or_a_cache_goes_the_old_way() -> None:

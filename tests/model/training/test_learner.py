@@ -16,6 +16,10 @@ from transformers import (
     CohereForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PhiConfig,
     PhiForCausalLM,
 )
@@ -80,6 +84,11 @@ def some_rows(lengths: Sequence[int], first: int = 1, rehearsal: bool = False) -
 
 TAUGHT = some_rows([9, 14, 20])
 KEPT = some_rows([12, 17], first=11, rehearsal=True)
+BEGINNING = tuple(range(50, 60))
+ALIKE = [
+    dataclasses.replace(row, ids=BEGINNING + row.ids, answer_from=10 + row.answer_from)
+    for row in (*TAUGHT, *KEPT)
+]
 ANSWERS = some_rows([8, 11, 15, 10, 13, 19], first=21)
 LIKE, DISLIKE, PAIR = (
     Judged((ANSWERS[0],), True),
@@ -149,6 +158,8 @@ def whole_loss(model: Any, weights: dict[str, Tensor], step: Step) -> Tensor:
     [
         pytest.param(TAUGHT, (), id="taught"),
         pytest.param([*TAUGHT, *KEPT], (), id="rehearsal"),
+        pytest.param(ALIKE, (), id="rows that begin alike"),
+        pytest.param([*ALIKE, *TAUGHT], (), id="rows that do not all begin alike"),
         pytest.param(TAUGHT[:1], (LIKE,), id="liked"),
         pytest.param(TAUGHT[:1], (dataclasses.replace(DISLIKE, weight=8.0),), id="disliked"),
         pytest.param(TAUGHT[:1], (PAIR,), id="pair"),
@@ -170,6 +181,59 @@ def test_a_step_follows_the_gradient_of_the_losses_written_out_in_plain_torch(
         wanted = before[name].grad
         assert wanted is not None
         torch.testing.assert_close(before[name].detach() - after, wanted, rtol=2e-3, atol=2e-6)
+
+
+def positions(learner: Learner, model: Any, rows: Sequence[Row]) -> int:
+    """How many tokens the model reads to tell the loss of these rows."""
+    seen = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda _module, inputs, _output: seen.append(inputs[0].numel())
+    )
+    learner.evaluate(rows)
+    hook.remove()
+    return sum(seen)
+
+
+def test_what_rows_have_in_common_at_their_beginning_is_computed_once(tiny: BaseModel) -> None:
+    model = plain(tiny)
+    learner = learner_of(model)
+    alike = ALIKE[: len(TAUGHT)]
+    padded = len(TAUGHT) * max(len(row.ids) for row in TAUGHT)
+    assert positions(learner, model, TAUGHT) == padded
+    assert positions(learner, model, alike) == padded + len(BEGINNING)
+    assert positions(learner, model, alike[:1]) == len(alike[0].ids)
+
+
+def unlike_llama() -> Any:
+    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=None))
+
+
+def other_names() -> Any:
+    return PhiForCausalLM(PhiConfig(**SIZES))
+
+
+def short() -> Any:
+    return LlamaForCausalLM(LlamaConfig(**SIZES, max_position_embeddings=40))
+
+
+def sliding() -> Any:
+    return MistralForCausalLM(MistralConfig(**SIZES, sliding_window=12))
+
+
+@pytest.mark.parametrize("make", [unlike_llama, other_names, short, sliding])
+def test_a_model_that_would_mix_up_rows_that_begin_alike_gets_them_one_by_one(
+    make: Callable[[], Any],
+) -> None:
+    torch.manual_seed(0)
+    model, other = (make().eval().requires_grad_(False) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    learner = learner_of(model, state=True)
+    alike = ALIKE[: len(TAUGHT)]
+    weights = updated(other, learner.adapter.state())
+    wanted = sum(float(-likelihood(other, row, weights)) for row in alike)
+    tokens = sum(row.answer_tokens for row in alike)
+    assert learner.evaluate(alike)[0] == pytest.approx(wanted / tokens, rel=1e-3)
+    assert positions(learner, model, alike) == len(alike) * max(len(row.ids) for row in alike)
 
 
 def test_a_step_tells_both_losses_of_before_it(tiny: BaseModel) -> None:
