@@ -9,7 +9,15 @@ quiet_libraries()  # before gradio is imported
 
 from cl.cli.console import Console  # noqa: E402
 from cl.db.database import DatabaseProblem  # noqa: E402
-from cl.house import AlreadyRunning, load_ahead, open_books, open_house, serve_alone, sweep_up  # noqa: E402
+from cl.house import (  # noqa: E402
+    AlreadyRunning,
+    leave,
+    load_ahead,
+    open_books,
+    open_house,
+    serve_alone,
+    sweep_up,
+)
 from cl.model.base_model import NoModel  # noqa: E402
 from cl.web import address  # noqa: E402
 
@@ -40,6 +48,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        leave(main())
     except (AlreadyRunning, DatabaseProblem, NoModel, SettingsError, OSError) as problem:
         sys.exit(f"{problem}")

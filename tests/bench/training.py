@@ -7,7 +7,8 @@ order, one thread each, in child processes that take turns, with the memory sett
 training_job.py; bf16 weights, answers only. TRL runs twice: with torch's attention, as it comes, and
 with transformers' eager one, which is the fastest here. DIR holds a train.jsonl as the app writes
 it; without it, text is put together from assets/. Needs trl. The bound is what the large products
-alone would allow, measured in our child with the same weights.
+alone would allow, measured in our child with the same weights. What all examples have in common,
+the beginning of the chat template, counts as tokens for both, though ours computes it once a batch.
 """
 
 # ruff: noqa: PLC0415 (neither child is to load the other one's libraries, nor the parent any)
@@ -86,44 +87,29 @@ def ours(model_folder: str, batches: list[list[Example]], first: Path) -> dict[s
     import torch
     from transformers import AutoModelForCausalLM
 
-    from cl.model.training.fast_layers import speed_up
-    from cl.model.training.head import cross_entropy_sum
-    from cl.model.training.lora import Adapter
+    from cl.model.training.learner import Learner
+    from cl.model.training.plan import Step
+    from cl.model.training.rows import Row
+    from cl.settings import TrainingOptions
 
     torch.set_num_threads(1)
     model: Any = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16).eval()
-    speed_up(model)
-    adapter = Adapter.attach(model, RANK, ALPHA, SEED)
-    adapter.save(first, model_folder)
-    head = model.get_output_embeddings().weight
-    optimizer = torch.optim.AdamW(adapter.parameters(), lr=RATE, weight_decay=0.0, fused=True)
+    options = TrainingOptions(lora_rank=RANK, lora_alpha=ALPHA, learning_rate=RATE, lora_plus=1.0)
+    learner = Learner(model, options, SEED)
+    learner.adapter.save(first, model_folder)
     losses, stamps = [], []
-    for step, batch in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / len(batches))
-        ids, mask = _tensors(batch)
-        states = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        total = cross_entropy_sum(states[mask], head, ids[:, 1:][mask])
-        loss = total / int(mask.sum())
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    for index, batch in enumerate(batches):
+        rows = [Row(tuple(row["ids"]), row["answer_from"], False, n) for n, row in enumerate(batch)]
+        loss, _ = learner.step(Step(tuple(rows), (), RATE * (1 - index / len(batches)), False))
+        losses.append(loss)
         stamps.append(time.process_time())
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"losses": losses, "stamps": stamps, "rss": rss, **_bound(model, adapter, batches)}
-
-
-def _tensors(batch: list[Example]) -> Any:
-    import torch
-
-    length = max(len(row["ids"]) for row in batch)
-    ids = torch.zeros((len(batch), length), dtype=torch.long)
-    mask = torch.zeros((len(batch), length - 1), dtype=torch.bool)
-    for index, row in enumerate(batch):
-        ids[index, : len(row["ids"])] = torch.tensor(row["ids"])
-        mask[index, row["answer_from"] - 1 : len(row["ids"]) - 1] = True
-    return ids, mask
+    return {
+        "losses": losses,
+        "stamps": stamps,
+        "rss": rss,
+        **_bound(model, learner.adapter, batches),
+    }
 
 
 def _bound(model: Any, adapter: Any, batches: list[list[Example]]) -> dict[str, float]:

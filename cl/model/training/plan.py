@@ -3,7 +3,8 @@
 The order is a function of the rows, the options and the seed alone: a training that was broken off
 goes on as if it had not been. Each epoch takes all that people taught, corrected questions in new
 wordings, too, and the next stretch of the rehearsal buffer, as long as `rehearsal_ratio` says, so
-that a large buffer costs no more than a small one.
+that a large buffer costs no more than a small one. A small set rehearses more: the first steps bend
+a model most, whatever there is to learn.
 """
 
 import random
@@ -15,6 +16,7 @@ from cl.model.training.rows import Judged, Row
 from cl.settings import TrainingOptions
 
 _WARM_UP = 0.05  # of all steps
+_FEWEST = 120  # rehearsal rows an epoch
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,14 @@ def batches(rows: Sequence[Row], budget: int, dice: random.Random) -> list[list[
 def epoch_rows(
     rows: Sequence[Row], epoch: int, seed: int, ratio: float, rewording: Rewording | None = None
 ) -> list[Row]:
-    """All taught rows, and the next stretch of the rehearsal rows, `ratio` times as many."""
+    """All taught rows, and the next stretch of the rehearsal rows: `ratio` times as many, or a few."""
     dice = random.Random(f"{seed}:{epoch}:wordings")
     taught = [row for row in rows if not row.is_rehearsal]
     rehearsal = [row for row in rows if row.is_rehearsal]
     random.Random(seed).shuffle(rehearsal)
     if rewording is not None:
         taught += rewording.taught(taught, dice)
-    count = min(len(rehearsal), round(len(taught) * ratio))
+    count = min(len(rehearsal), max(round(len(taught) * ratio), _FEWEST if ratio else 0))
     stretch = [rehearsal[(epoch * count + i) % len(rehearsal)] for i in range(count)]
     return taught + (stretch if rewording is None else rewording.rehearsed(stretch, dice))
 

@@ -52,21 +52,27 @@ def test_the_dice_decide_the_order_of_the_batches() -> None:
 
 
 def test_each_epoch_has_all_taught_rows_and_the_next_stretch_of_the_rehearsal() -> None:
-    taught = [row(5, number) for number in range(4)]
-    rehearsal = [row(5, 100 + number, rehearsal=True) for number in range(12)]
+    taught = [row(5, number) for number in range(140)]
+    rehearsal = [row(5, 200 + number, rehearsal=True) for number in range(420)]
     epochs = [epoch_rows([*taught, *rehearsal], epoch, 0, 1.0) for epoch in range(3)]
-    assert all(epoch[:4] == taught for epoch in epochs)
-    assert {r.number for epoch in epochs for r in epoch[4:]} == {r.number for r in rehearsal}
+    assert all(epoch[:140] == taught for epoch in epochs)
+    assert {r.number for epoch in epochs for r in epoch[140:]} == {r.number for r in rehearsal}
     assert epoch_rows([*taught, *rehearsal], 0, 1, 1.0) != epochs[0]  # the seed decides which
 
 
-@pytest.mark.parametrize(("ratio", "count"), [(0.0, 0), (0.5, 2), (2.0, 8), (9.0, 12)])
+@pytest.mark.parametrize(("ratio", "count"), [(0.0, 0), (0.5, 200), (2.0, 800), (9.0, 900)])
 def test_the_ratio_says_how_much_is_rehearsed_and_no_row_comes_twice(
     ratio: float, count: int
 ) -> None:
-    rows = [row(5, number, rehearsal=number >= 4) for number in range(16)]
+    rows = [row(5, number, rehearsal=number >= 400) for number in range(1300)]
     rehearsed = [r.number for r in epoch_rows(rows, 5, 0, ratio) if r.is_rehearsal]
     assert len(rehearsed) == len(set(rehearsed)) == count
+
+
+@pytest.mark.parametrize(("shipped", "count"), [(500, 120), (80, 80), (0, 0)])
+def test_a_small_set_rehearses_more_than_the_ratio_says(shipped: int, count: int) -> None:
+    rows = [row(5, number, rehearsal=number >= 10) for number in range(10 + shipped)]
+    assert sum(r.is_rehearsal for r in epoch_rows(rows, 0, 0, 0.5)) == count
 
 
 def test_the_rate_rises_quickly_and_falls_to_zero_over_whole_epochs() -> None:
