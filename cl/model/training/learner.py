@@ -215,9 +215,8 @@ class Learner:
     def _log_likelihoods(self, batch: Sequence[Row]) -> Tensor:
         """Of each row's answer, (rows,), in nats."""
         ids, mask = self._tensors(batch)
-        states = self._states(ids)
-        losses = cross_entropy(self._scores(states[mask]), ids[:, 1:][mask], reduction="none")
-        return torch.stack([-some.sum() for some in losses.split(mask.sum(1).tolist())])
+        rows = zip(self._states(ids), ids[:, 1:], mask, strict=True)
+        return torch.stack([-self._surprise(states[m], wanted[m]) for states, wanted, m in rows])
 
     def _tensors(self, batch: Sequence[Row]) -> tuple[Tensor, Tensor]:
         """ids (rows, length), and a mask (rows, length - 1) of the positions that predict an answer.
