@@ -93,6 +93,8 @@ class Training:
         words = Synonyms(learner.word_vectors, reader.tokenizer)
         rewording = Rewording(reader, Wordings(words.replace), options.rephrasings)
         steps = plan(rows, judged, options, self._job.seed, rewording)
+        # Which words are near each other is computed: another kind of processor may round otherwise.
+        self._workers.agree(checkpoints.digest([[r.ids for r in step.rows] for step in steps]))
         rehearsal = {row.number: row for step in steps for row in step.rows if row.is_rehearsal}
         learner.remember_base(
             [*rehearsal.values(), *(r for r in held_out if r.is_rehearsal)], judged

@@ -1,5 +1,6 @@
 """The processes that train together: one, unless `torchrun` or `accelerate launch` started more."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -8,14 +9,14 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from cl.model.training.child import Forsaken
+from cl.model.training.child import Forsaken, TrainingProblem
 from cl.settings import launched_processes
 
 T = TypeVar("T")
 
 
 class Workers:
-    """This process among its like. Every one of them must call `add_up` and `wait` alike."""
+    """This process among its like. Every one of them must call `agree`, `add_up` and `wait` alike."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
@@ -49,6 +50,20 @@ class Workers:
             torch.distributed.all_reduce(flat)
         for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             tensor.copy_(total.view_as(tensor))
+
+    def agree(self, digest: str) -> None:
+        """Raise TrainingProblem if this text is another one in another process."""
+        if self.size == 1:
+            return
+        number = int(hashlib.sha256(digest.encode()).hexdigest()[:12], 16)  # float64 holds 53 bits
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        total = torch.tensor([number], dtype=torch.float64, device=device)
+        self.add_up([total])
+        if total.item() != number * self.size:
+            raise TrainingProblem(
+                "the processes that train together would learn different things; "
+                "give all of them the same files, the same release and the same kind of machine"
+            )
 
     def wait(self) -> None:
         """Until all have come as far as this."""

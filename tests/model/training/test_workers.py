@@ -3,17 +3,19 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from cl.model.base_model import BaseModel
 from cl.model.trainer import Training
-from cl.model.training.child import Job, Reporter
+from cl.model.training.child import Job, Reporter, TrainingProblem
+from cl.model.training.workers import Workers
 from cl.model.training_job import (
     Progress,
     TrainingCancelled,
@@ -82,6 +84,23 @@ def test_two_processes_train_what_one_trains(
         row.keys() for row in read_losses(folders[0])
     ]  # told by one of them
     assert not workers()
+
+
+@pytest.mark.parametrize("theirs", ["the same", "something else"])
+def test_processes_that_would_learn_different_things_do_not_begin(theirs: str) -> None:
+    said: list[float] = []
+
+    class OneOfTwo(Workers):
+        def add_up(self, tensors: Sequence[Tensor]) -> None:
+            said.append(tensors[0].item())
+            tensors[0] += said[0]
+
+    OneOfTwo(0, 2).agree("the same")
+    if theirs == "the same":
+        OneOfTwo(1, 2).agree(theirs)
+    else:
+        with pytest.raises(TrainingProblem, match="different things"):
+            OneOfTwo(1, 2).agree(theirs)
 
 
 def test_all_processes_are_gone_soon_after_a_training_was_cancelled(
