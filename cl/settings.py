@@ -163,7 +163,9 @@ class DataLimits:
     real_prompts: int = knob(
         50, "Prompts without feedback that join the rehearsal texts", at_least(0)
     )
-    val_share: float = knob(0.15, "Share of conversations kept for validation", between(0.01, 0.5))
+    val_share: float = knob(
+        0.1, "Share of conversations kept for validation", between(0.01, 0.5), demo=0.15
+    )
     seed: int = knob(0, "Decides everything that is drawn", at_least(0))
 
 
@@ -174,14 +176,16 @@ class TrainingOptions:
     lora_rank: int = knob(16, "Rank of the adapter", between(1, 256))
     lora_alpha: int = knob(32, "Scale of the adapter: alpha / rank", more_than(0))
     learning_rate: float = knob(1e-3, "Peak learning rate", more_than(0))
-    lora_plus: float = knob(1.0, "How many times faster B learns than A", more_than(0))
+    lora_plus: float = knob(4.0, "How many times faster B learns than A", more_than(0))
     max_epochs: int = knob(3, "Most passes over the set", between(1, 100))
-    batch_tokens: int = knob(384, "Padded tokens in one step", at_least(16))
+    batch_tokens: int = knob(400, "Padded tokens in one step", at_least(16))
     max_example_tokens: int = knob(512, "Longer examples are left out", at_least(16))
     rephrasings: int = knob(
-        2, "Other wordings of each corrected question in each epoch", between(0, 16)
+        4, "Other wordings of each corrected question in each epoch", between(0, 16)
     )
-    rehearsal_ratio: float = knob(1.0, "Rehearsal texts per example in each epoch", at_least(0))
+    rehearsal_ratio: float = knob(
+        0.7, "Rehearsal texts per example in each epoch, 120 at least", at_least(0)
+    )
     rehearsal_weight: float = knob(1.0, "Weight of staying like the base model", at_least(0))
     preference_weight: float = knob(
         0.5, "Weight of telling liked answers from disliked ones; 0: off", at_least(0)
