@@ -225,8 +225,8 @@ class GateLimits:
     max_drift: float = knob(
         0.2, "Most drift from the base on rehearsal texts, nats a token", more_than(0)
     )
-    max_general_loss: int = knob(
-        4, "General questions it may answer worse than its parent", at_least(0)
+    max_general_loss: float = knob(
+        0.08, "Share of the general questions that may be lost, beside its parent", between(0, 1)
     )
     max_forgotten: float = knob(
         0.05, "Share of corrections known before that may be lost", between(0, 1)

@@ -188,7 +188,8 @@ def _drift(found: Measured, limits: GateLimits) -> GateCheck:
 
 
 def _general(found: Measured, limits: GateLimits) -> GateCheck:
-    asked, limit = found.of("general"), limits.max_general_loss
+    asked = found.of("general")
+    limit = int(limits.max_general_loss * len(asked))
     if len(asked) < _LEAST_ASKED:
         return GateCheck("general questions", Verdict.INCONCLUSIVE, f"only {len(asked)} were asked")
     before, after = sum(a.was_right for a in asked), sum(a.is_right for a in asked)

@@ -13,7 +13,7 @@ from cl.rules.gating import Asked, HeldOut, Measured, Vote, checks, interval, se
 from cl.settings import GateLimits
 from tests.fakes import measured
 
-LIMITS = GateLimits(max_drift=0.15, max_general_loss=2)
+LIMITS = GateLimits(max_drift=0.15, max_general_loss=0.07)  # 2 of 30
 GOOD = measured()
 PASSED, FAILED, INCONCLUSIVE = Verdict.PASSED, Verdict.FAILED, Verdict.INCONCLUSIVE
 
