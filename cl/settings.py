@@ -223,7 +223,7 @@ class GateLimits:
         0.5, "Largest update of a layer, as a share of its weights", more_than(0)
     )
     max_drift: float = knob(
-        0.2, "Most drift from the base on rehearsal texts, nats a token", more_than(0)
+        0.3, "Most drift from the base on rehearsal texts, nats a token", more_than(0)
     )
     max_general_loss: float = knob(
         0.08, "Share of the general questions that may be lost, beside its parent", between(0, 1)

@@ -4,8 +4,10 @@
 
 The adapter (LoRA, Hu et al. 2021, arXiv 2106.09685, in peft's format) is always trained from the
 untouched base model on the whole set, never on top of another adapter. What is learned how is told
-in `training/learner.py`, in what order in `training/rows.py`. Epoch by epoch it goes on until the
-loss on held-out answers gets worse; the best epoch's weights are kept.
+in `training/learner.py`, in what order in `training/plan.py`. Epoch by epoch it goes on until the
+loss on held-out answers is clearly worse than it was; the weights from before that are kept. A little
+worse is not clearly: with a handful of short answers that is chance, and the last epoch, whose rate
+falls to nothing, is the one that settles what was learned.
 
 Beside the job file it writes progress.json, losses.jsonl, the folder candidate/ and, last,
 result.json; and every few seconds checkpoint.pt, from which the same job goes on after a crash with
@@ -39,6 +41,7 @@ from cl.model.versions import ADAPTER, write_manifest
 from cl.records import TrainingResult
 
 CHECKPOINT = "checkpoint.pt"
+_SPREAD = 0.3  # of an answer's loss, nats a token: a mean of n answers is as sure as 0.3 / sqrt(n)
 _EXPLODED = 3.0  # nats a token above where it began
 _MEMORY = 0.9  # of the running mean of the loss
 # Options that do not decide what is learned.
@@ -62,8 +65,9 @@ class _Way:
     epochs: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    best: tuple[float, float] = (math.inf, 0.0)  # (loss, drift) on what is held out
-    best_weights: dict[str, Any] = field(default_factory=dict)
+    lowest: float = math.inf  # loss on what is held out, of any epoch
+    kept: tuple[float, float] = (math.inf, 0.0)  # (loss, drift) of the weights that are kept
+    kept_weights: dict[str, Any] = field(default_factory=dict)
     first_loss: float = math.nan
     mean_loss: float = math.nan
     is_over: bool = False
@@ -106,7 +110,7 @@ class Training:
             self._workers.wait()
             return None
         self._report.tell("writing the version", self._way.step, self._way.step)
-        loss, drift = self._way.best
+        loss, drift = self._way.kept
         result = TrainingResult(
             val_loss=loss,
             val_examples=sum(not row.is_rehearsal for row in held_out),
@@ -142,8 +146,8 @@ class Training:
         return rows, fair_to_all(held_out, job.parent_name), preferences(votes, pairs, options)
 
     def _learn(self, learner: Learner, steps: Sequence[Step], held_out: Sequence[Row]) -> None:
-        """Until validation gets worse, or all steps are made; the best weights are set."""
-        self._way.best_weights = learner.adapter.state()
+        """Until validation gets clearly worse, or all steps are made; the weights kept are set."""
+        self._way.kept_weights = learner.adapter.state()
         self._take_up(learner)
         for step in steps[self._way.step :]:
             if self._way.is_over:
@@ -152,7 +156,7 @@ class Training:
             if step.ends_epoch:
                 self._end_epoch(learner, held_out)
             self._save_if_due(learner)
-        learner.adapter.restore(self._way.best_weights)
+        learner.adapter.restore(self._way.kept_weights)
 
     def _one_step(self, learner: Learner, step: Step, of: int) -> None:
         way = self._way
@@ -193,8 +197,10 @@ class Training:
         if not math.isfinite(seen[0]):
             raise TrainingProblem("the loss is no longer a finite number")
         self._report.loss(step=way.step, val=seen[0], drift=seen[1])
-        if seen[0] < way.best[0]:
-            way.best, way.best_weights = seen, learner.adapter.state()
+        answers = sum(not row.is_rehearsal for row in held_out)
+        if seen[0] < way.lowest + _SPREAD / math.sqrt(answers):
+            way.kept, way.kept_weights = seen, learner.adapter.state()
+            way.lowest = min(way.lowest, seen[0])
         else:
             way.is_over = True
 

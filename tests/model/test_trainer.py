@@ -124,13 +124,15 @@ def test_a_candidate_that_an_interrupted_attempt_left_is_replaced(
 
 
 @pytest.mark.slow
-def test_training_stops_when_validation_gets_worse_and_keeps_the_best_weights(
+def test_training_stops_when_validation_gets_clearly_worse_and_keeps_the_weights_before(
     train: Train, tmp_path: Path, tiny: BaseModel
 ) -> None:
     result = train(learning_rate=0.1, max_epochs=30)
     seen = [row["val"] for row in read_losses(tmp_path) if "val" in row]
     assert result.epochs == len(seen) < 30
-    assert seen[-1] > min(seen) == result.val_loss
+    *before, last = seen
+    assert last > min(before) + 0.1
+    assert result.val_loss == before[-1]
     tokenizer = AutoTokenizer.from_pretrained(tiny.folder)
     held_out = RowReader(tokenizer, 512).examples(tmp_path / "data" / "val.jsonl")
     learner = Learner(load_model(tiny), OPTIONS, 0)
@@ -195,7 +197,7 @@ def test_an_easy_beginning_does_not_make_the_rest_an_explosion(
     data = write_set(tmp_path / "data", [line(question, easy, whole=False), *hard])
     assert Training(steps_of_one_row(tiny, 1e-9, data), Reporter(tmp_path)).run()
     first, *others = (row["train"] for row in read_losses(tmp_path) if "train" in row)
-    assert sum(others) / len(others) > first + 3.5
+    assert sum(others) / len(others) > first + 3.0  # as much as would be an explosion
 
 
 # -- going on after a crash --------------------------------------------------------------------
