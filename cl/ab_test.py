@@ -3,26 +3,38 @@
 Writes version, experiment and check. Every change is one transaction with its audit line, made
 only if the rows still are what the caller saw; the database itself refuses a second champion,
 challenger or running experiment.
+
+An experiment is a test of a challenger against the champion or, after a promotion, the watch: the
+new champion as challenger of the old one, which keeps a small share of the conversations until it
+is clear that the new one does no harm.
 """
 
 import random
 from collections.abc import Callable, Collection
-from dataclasses import asdict
-from datetime import datetime
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
+from numpy.random import Generator
 from peewee import Database, IntegrityError
 
-from cl.db import audit, erasures
+from cl.db import audit, erasures, observations
+from cl.db.observations import Ledger
 from cl.db.scorers import newest_scorer
-from cl.db.tables import Check, Experiment, Feedback
-from cl.db.tables import Interaction as Row
+from cl.db.tables import Check, Experiment
 from cl.db.tables import Version as VersionRow
-from cl.records import BASE, Arm, Comparison, Route, Stage, State, Status, Version
-from cl.rules import comparison
+from cl.records import BASE, Arm, Comparison, Route, Stage, State, Version
+from cl.rules import comparison, verdicts
 from cl.rules.assignment import sees_challenger
 from cl.rules.deployment import state_of
+from cl.rules.planning import Plan, plan
+from cl.rules.resampling import SelfTest, self_test
 from cl.settings import ExperimentLimits
+
+TEST, WATCH = "test", "watch"
+_RECENT = timedelta(days=28)  # the traffic a self-test draws from
+_MOST_DRAWN = 20_000
 
 
 class Refused(RuntimeError):
@@ -41,12 +53,14 @@ class ABTestManager:
         self._limits = limits
         self._now = clock
         self._dice = dice
+        self._ledger = Ledger(0)  # of the running experiment, as far as it was read
 
     # -- who is who ------------------------------------------------------------------------
 
     def state(self) -> State:
         champion, challenger = self.champion(), self.challenger()
-        ended = Experiment.select().where(Experiment.ended_at.is_null(False))
+        is_over = Experiment.ended_at.is_null(False) & (Experiment.kind == TEST)
+        ended = Experiment.select().where(is_over)
         last = ended.order_by(Experiment.id.desc()).first()
         promoted = last.challenger if last and last.outcome == "promoted" else None
         return state_of(
@@ -64,7 +78,15 @@ class ABTestManager:
         return [_version(row) for row in VersionRow.select().order_by(VersionRow.id.desc())]
 
     def is_running(self) -> bool:
+        """Whether a test or a watch goes on."""
         return self._experiment() is not None
+
+    def in_traffic(self) -> set[str]:
+        """Every version somebody may meet now; the base model among them only if nobody else."""
+        experiment, champion = self._experiment(), self.champion()
+        if experiment:
+            return {experiment.champion, experiment.challenger}
+        return {champion.name if champion else BASE}
 
     def route_request(self, conversation_id: int | None) -> Route:
         """The version that answers this conversation; the same one as long as a test runs.
@@ -82,6 +104,16 @@ class ABTestManager:
         if drawn:
             return Route(experiment.challenger, Arm.CHALLENGER, experiment.id)
         return Route(experiment.champion, Arm.CHAMPION, experiment.id)
+
+    def stand_in(self, route: Route) -> str | None:
+        """The version that answers when a challenger cannot: the champion of its experiment."""
+        if route.arm is not Arm.CHALLENGER:
+            return None
+        champion = Experiment.select(Experiment.champion).where(
+            Experiment.id == route.experiment_id
+        )
+        name: str | None = champion.scalar()
+        return name
 
     # -- the life of a version -------------------------------------------------------------
 
@@ -135,6 +167,7 @@ class ABTestManager:
                 if version.tainted:
                     raise Refused(f"{name} learned from texts that were erased; it stays out.")
                 champion = self.champion()
+                self._end_watch("superseded", f"{name} came to be tested", now)
                 if champion and champion.tainted:
                     self._replace(champion.name, version, actor, reason)
                 elif champion is None:
@@ -161,13 +194,17 @@ class ABTestManager:
         return self.state()
 
     def promote(self, *, actor: str, reason: str, expected: str | None = None) -> str:
-        """Make the challenger champion, in one transaction. Returns its name."""
+        """Make the challenger champion, in one transaction. Returns its name.
+
+        The old champion keeps a share of the conversations for a while, to compare with.
+        """
         now = self._now()
         with self._db.atomic():
-            experiment = self._require_experiment(expected)
+            experiment = self._require_test(expected)
             self._move(experiment.champion, Stage.CHAMPION, Stage.RETIRED, retired_at=now)
             self._move(experiment.challenger, Stage.CHALLENGER, Stage.CHAMPION, champion_since=now)
             self._end(experiment, "promoted", reason, now)
+            self._begin_watch(experiment, now)
             audit.record(now, actor, "promote", experiment.challenger, reason)
         return str(experiment.challenger)
 
@@ -175,7 +212,7 @@ class ABTestManager:
         """End the test without promotion. Returns the challenger's name."""
         now = self._now()
         with self._db.atomic():
-            experiment = self._require_experiment(expected)
+            experiment = self._require_test(expected)
             self._move(experiment.challenger, Stage.CHALLENGER, Stage.RETIRED, retired_at=now)
             self._end(experiment, "retired", reason, now)
             audit.record(now, actor, "retire", experiment.challenger, reason)
@@ -190,7 +227,9 @@ class ABTestManager:
         with self._db.atomic():
             VersionRow.update(tainted=True).where(VersionRow.name.in_(names)).execute()
             experiment, champion = self._experiment(), self.champion()
-            if experiment and experiment.challenger in names:
+            if experiment and {experiment.champion, experiment.challenger} & set(names):
+                self._end_watch("aborted", reason, now)
+            if experiment and experiment.kind == TEST and experiment.challenger in names:
                 challenger = experiment.challenger
                 self._move(challenger, Stage.CHALLENGER, Stage.RETIRED, retired_at=now)
                 self._end(experiment, "aborted", reason, now)
@@ -237,7 +276,9 @@ class ABTestManager:
                     f"The state has changed: the champion is {champion.name}, not {expected}."
                 )
             experiment = self._experiment()
-            if experiment:
+            if experiment and experiment.kind == WATCH:
+                self._end(experiment, "rolled_back", reason, now)
+            elif experiment:
                 self._move(experiment.challenger, Stage.CHALLENGER, Stage.RETIRED, retired_at=now)
                 self._end(experiment, "aborted", f"{champion.name} was rolled back", now)
             self._move(champion.name, Stage.CHAMPION, Stage.RETIRED, retired_at=now)
@@ -253,35 +294,82 @@ class ABTestManager:
     def compare_models(self) -> Comparison | None:
         """One look at the running experiment, stored with everything it saw; None without one."""
         experiment = self._experiment()
-        if experiment is None:
-            return None
-        now = self._now()
-        seen = comparison.compare(
-            experiment.id,
-            (experiment.champion, experiment.challenger),
-            _requests(experiment.id, Arm.CHAMPION, experiment.scorer),
-            _requests(experiment.id, Arm.CHALLENGER, experiment.scorer),
-            max(0.0, (now - experiment.started_at).total_seconds() / 3600),
-            ExperimentLimits(**experiment.limits),
-        )
-        Check.create(
-            experiment=experiment,
-            at=now,
-            decision=seen.decision,
-            reason=seen.reason,
-            lift=seen.lift,
-            numbers=asdict(seen),
-        )
-        return seen
+        return self._store(experiment, *self._look(experiment)) if experiment else None
 
     def auto_promote(self) -> Comparison | None:
-        """Compare, and do what the verdict says."""
-        seen = self.compare_models()
-        if seen and seen.decision == "promote":
-            self.promote(actor="loop", reason=seen.text, expected=seen.challenger.version)
-        elif seen and seen.decision == "retire":
-            self.retire(actor="loop", reason=seen.text, expected=seen.challenger.version)
-        return seen
+        """Compare, and do what the verdict says, as far as the decision mode lets it.
+
+        None without an experiment, and when somebody else has just ended it.
+        """
+        experiment = self._experiment()
+        return self._carry_out(experiment, *self._look(experiment)) if experiment else None
+
+    def guard(self) -> Comparison | None:
+        """A quick look between the hourly ones: what does harm is taken out of traffic at once.
+
+        Returns what was seen if it was acted upon, else None; only then it is stored.
+        """
+        experiment = self._experiment()
+        if experiment is None or self._limits.decision_mode == "dry_run":
+            return None
+        seen, last = self._look(experiment)
+        return self._carry_out(experiment, seen, last) if verdicts.is_harmful(seen) else None
+
+    def recompute(self, experiment_id: int, check_number: int) -> tuple[Comparison, Comparison]:
+        """A check of the past as it was stored, and the same worked out anew from the log.
+
+        Checks of an experiment are numbered from 1. Raises LookupError for one that is not there.
+        """
+        experiment = Experiment.get_or_none(Experiment.id == experiment_id)
+        if experiment is None:
+            raise LookupError(f"There is no experiment {experiment_id}.")
+        checks = Check.select().where(Check.experiment == experiment).order_by(Check.id)
+        check = checks.offset(check_number - 1).first() if check_number > 0 else None
+        if check is None:
+            count = checks.count()
+            raise LookupError(
+                f"Experiment {experiment_id} has {count} checks, none {check_number}."
+            )
+        ledger = observations.read(self._db, Ledger(experiment_id), check.last_observation)
+        then = comparison.from_numbers(check.numbers)
+        return then, self._compare(experiment, ledger, then.hours)
+
+    def plan(self) -> Plan | None:
+        """How long the running test will still take, by its latest look; None without one."""
+        seen, limits = self._latest()
+        if seen is None or limits.decision_rule != "evidence":
+            return None
+        return plan(seen, limits)
+
+    def notes(self) -> list[str]:
+        """What makes the running test doubtful by its latest look, in words."""
+        seen, limits = self._latest()
+        return verdicts.notes(seen, limits) if seen else []
+
+    def _latest(self) -> tuple[Comparison | None, ExperimentLimits]:
+        experiment = self._experiment()
+        if experiment is None or experiment.kind != TEST:
+            return None, self._limits
+        checks = Check.select().where(Check.experiment == experiment).order_by(Check.id.desc())
+        latest = checks.first()
+        seen = comparison.from_numbers(latest.numbers) if latest else None
+        return seen, self._limits_of(experiment)
+
+    def self_test(
+        self, dice: Generator, tell: Callable[[int], None] = lambda done: None, tests: int = 200
+    ) -> SelfTest:
+        """What the rule would do with two equal versions, by this installation's own traffic.
+
+        Drawn from the latest answers outside a challenger's, at most 20,000 of the last 28 days.
+        Raises Refused when there are too few conversations to draw from.
+        """
+        seen, hours = observations.recent(self._db, self._now() - _RECENT, _MOST_DRAWN)
+        observed = comparison.observe(seen, self._limits.latency_budget)
+        found = len(np.unique(seen["conversation"]))
+        if found < self._limits.min_test_conversations:
+            needed = self._limits.min_test_conversations
+            raise Refused(f"The log has {found} recent conversations; a self-test needs {needed}.")
+        return self_test(observed, hours, self._limits, dice, tests=tests, tell=tell)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -292,15 +380,89 @@ class ABTestManager:
     def _experiment(self) -> Any:
         return Experiment.get_or_none(Experiment.ended_at.is_null())
 
-    def _require_experiment(self, expected: str | None) -> Any:
+    def _require_test(self, expected: str | None) -> Any:
         experiment = self._experiment()
-        if experiment is None:
+        if experiment is None or experiment.kind != TEST:
             raise Refused("No test is running.")
         if expected is not None and experiment.challenger != expected:
             raise Refused(
                 f"The state has changed: the challenger is {experiment.challenger}, not {expected}."
             )
         return experiment
+
+    def _limits_of(self, experiment: Any) -> ExperimentLimits:
+        """As frozen at its start, but who decides is as set today.
+
+        An experiment from before there was a rule to choose keeps the plain one.
+        """
+        frozen = ExperimentLimits(**{"decision_rule": "plain", **experiment.limits})
+        return replace(frozen, decision_mode=self._limits.decision_mode)
+
+    def _look(self, experiment: Any) -> tuple[Comparison, int]:
+        """What there is to see now, and the newest observation among it."""
+        known = self._ledger  # other threads may look, too
+        if known.experiment_id != experiment.id:
+            known = Ledger(experiment.id)
+        self._ledger = ledger = observations.read(self._db, known)
+        hours = (self._now() - experiment.started_at).total_seconds() / 3600
+        return self._compare(experiment, ledger, max(0.0, hours)), ledger.last
+
+    def _compare(self, experiment: Any, ledger: Ledger, hours: float) -> Comparison:
+        limits = replace(self._limits_of(experiment), challenger_share=experiment.share)
+        champion, challenger = (
+            comparison.observe(ledger.arm(arm), limits.latency_budget)
+            for arm in (Arm.CHAMPION, Arm.CHALLENGER)
+        )
+        names = (experiment.champion, experiment.challenger)
+        judge = comparison.watch if experiment.kind == WATCH else comparison.compare
+        return judge(experiment.id, names, champion, challenger, hours, limits)
+
+    def _carry_out(self, experiment: Any, seen: Comparison, last: int) -> Comparison | None:
+        """Do what the verdict says and store the look, in one transaction."""
+        acts = seen.mode == "auto" or (seen.mode == "approve" and verdicts.needs_no_yes(seen))
+        if seen.decision == "continue" or not acts:
+            return self._store(experiment, seen, last)
+        who = {"actor": "loop", "reason": seen.text, "expected": seen.challenger.version}
+        try:
+            with self._db.atomic():
+                if seen.decision == "keep":
+                    self._end(experiment, "kept", seen.text, self._now())
+                else:
+                    getattr(self, seen.decision)(**who)
+                return self._store(experiment, replace(seen, acted=True), last)
+        except Refused:
+            return None
+
+    def _store(self, experiment: Any, seen: Comparison, last: int) -> Comparison:
+        Check.create(
+            experiment=experiment,
+            at=self._now(),
+            decision=seen.decision,
+            reason=seen.reason,
+            lift=seen.lift,
+            numbers=asdict(seen),
+            last_observation=last,
+            acted=seen.acted,
+        )
+        return seen
+
+    def _begin_watch(self, tested: Any, now: datetime) -> None:
+        limits = self._limits_of(tested)
+        if limits.bake_hours:
+            Experiment.create(
+                kind=WATCH,
+                champion=tested.champion,
+                challenger=tested.challenger,
+                share=1 - limits.bake_share,
+                limits=asdict(limits),
+                scorer=tested.scorer,
+                started_at=now,
+            )
+
+    def _end_watch(self, outcome: str, reason: str, now: datetime) -> None:
+        experiment = self._experiment()
+        if experiment and experiment.kind == WATCH:
+            self._end(experiment, outcome, reason, now)
 
     def _replace(self, champion: str, version: Any, actor: str, reason: str) -> None:
         if running := self._experiment():
@@ -324,30 +486,6 @@ class ABTestManager:
         )
         if ended != 1:
             raise Refused("The state has changed: the test has ended.")
-
-
-def _requests(experiment_id: int, arm: Arm, scorer: str) -> list[comparison.Request]:
-    """One arm's requests; those cancelled before the first word or cut by a restart are left out."""
-    started = (Row.status == Status.CANCELLED) & Row.first_token_s.is_null(False)
-    counted = Row.status.in_((Status.COMPLETE, Status.ERROR)) | started
-    rows: Any = (
-        Row.select(
-            Row.conversation, Row.quality, Row.scorer, Row.latency_s, Row.status, Feedback.thumb
-        )
-        .left_outer_join(Feedback)
-        .where((Row.experiment_id == experiment_id) & (Row.arm == arm) & counted)
-        .order_by(Row.id)
-    )
-    return [
-        comparison.Request(
-            conversation_id=conversation,
-            quality=score if by == scorer else None,
-            latency_s=latency or 0.0,
-            thumb=thumb or 0,
-            is_error=status == Status.ERROR,
-        )
-        for conversation, score, by, latency, status, thumb in rows.tuples()
-    ]
 
 
 def _version(row: Any) -> Version:

@@ -12,6 +12,7 @@ from typing import Protocol
 from peewee import PeeweeException
 
 from cl.ab_test import ABTestManager
+from cl.model.engine.contract import Busy
 from cl.records import Arm, Finish, Message, Outcome, Piece, Route, Sampling, Status
 from cl.rules.examples import Turn, as_messages, turns_before
 from cl.rules.text import clean
@@ -85,39 +86,54 @@ class Assistant:
     ) -> AsyncGenerator[Piece, None]:
         """Write the answer of a message that was taken in, piece by piece, and finish its row.
 
-        While it waits for its turn, the pieces have no text but a place in the queue.
+        While it waits for its turn, the pieces have no text but a place in the queue. When a
+        challenger fails, the champion answers anew; that counts against the challenger.
 
         The row is finished however this ends: when the stream is closed early, with what was
         written so far. Raises what the engine raises, after the row says so.
         """
-        arrived = time.monotonic()
-        first: float | None = None
-        finish: Finish | None = None
-        written: list[str] = []
-        status, error = Status.CANCELLED, None
         route, messages = self._look_up(user, conversation_id, interaction_id)
         self._writing.add(interaction_id)
+        draft = _Draft()
         try:
-            async with aclosing(
-                self._engine.chat(route.version, messages, self._sampling(), user=user)
-            ) as stream:
+            stream = self._written(route, messages, user, draft)
+            async with aclosing(stream):
                 async for piece in stream:
-                    if piece.text:
-                        first = first if first is not None else time.monotonic() - arrived
-                        written.append(piece.text)
-                    if piece.text or piece.place:
+                    draft.add(piece)
+                    if piece.text or piece.place or piece.anew:
                         yield piece
-                    if piece.finish:
-                        finish, status = piece.finish, Status.COMPLETE
         except Exception as problem:
-            status, error = Status.ERROR, _explain(problem)
+            draft.status, draft.error = Status.ERROR, _explain(problem)
             raise
         finally:
-            latency = time.monotonic() - arrived
-            self._close(
-                interaction_id, Outcome(status, "".join(written), latency, first, finish, error)
-            )
+            self._close(interaction_id, draft.outcome())
             self._writing.discard(interaction_id)
+
+    async def _written(
+        self, route: Route, messages: Sequence[Message], user: str, draft: "_Draft"
+    ) -> AsyncGenerator[Piece, None]:
+        sampling = self._sampling()
+        try:
+            async with aclosing(
+                self._engine.chat(route.version, messages, sampling, user=user)
+            ) as stream:
+                async for piece in stream:
+                    yield piece
+            return
+        except Busy:
+            raise
+        except Exception as problem:
+            draft.stand_in = self._ab_test.stand_in(route)
+            if draft.stand_in is None:
+                raise
+            draft.error = f"{route.version} failed: {_explain(problem)}"
+            log.warning("%s failed, %s answers instead", route.version, draft.stand_in)
+        yield Piece("", anew=True)
+        async with aclosing(
+            self._engine.chat(draft.stand_in, messages, sampling, user=user)
+        ) as stream:
+            async for piece in stream:
+                yield piece
 
     def give_up(self, user: str, conversation_id: int) -> None:
         """Close the rows of one's conversation whose answer was never begun: the page went away.
@@ -166,6 +182,35 @@ class Assistant:
         except PeeweeException:
             self.lost_rows += 1
             log.exception("an answer could not be logged")
+
+
+class _Draft:
+    """An answer in the making, and everything its row will say of it."""
+
+    def __init__(self) -> None:
+        self._arrived = time.monotonic()
+        self._written: list[str] = []
+        self._first: float | None = None
+        self._finish: Finish | None = None
+        self.status = Status.CANCELLED
+        self.error: str | None = None
+        self.stand_in: str | None = None  # the version that answers instead of the one routed to
+
+    def add(self, piece: Piece) -> None:
+        if piece.anew:
+            self._written.clear()
+        if piece.text:
+            self._first = self._first or time.monotonic() - self._arrived
+            self._written.append(piece.text)
+        if piece.finish:
+            self._finish, self.status = piece.finish, Status.COMPLETE
+
+    def outcome(self) -> Outcome:
+        latency = time.monotonic() - self._arrived
+        text = "".join(self._written)
+        return Outcome(
+            self.status, text, latency, self._first, self._finish, self.error, self.stand_in
+        )
 
 
 def _explain(problem: Exception) -> str:

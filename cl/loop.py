@@ -35,6 +35,7 @@ from cl.model.training_job import CHECKPOINT, Progress, TrainingCancelled, Train
 from cl.model.versions import BadVersion, VersionStore, add_files
 from cl.records import (
     BASE,
+    Comparison,
     GateCheck,
     IterationReport,
     Message,
@@ -59,6 +60,10 @@ log = logging.getLogger(__name__)
 
 _STALE = timedelta(minutes=2)  # a heartbeat older than this: its owner is gone
 _MOST_ATTEMPTS = 3
+_WAITS = {
+    "approve": "it waits for an admin's yes.",
+    "dry_run": "in a dry run nothing is done.",
+}
 _CANARY = "What can you help me with?"
 
 
@@ -142,6 +147,12 @@ class ContinuousLearningLoop:
         self._open_run(wanted, "loop")
         return IterationReport(Step.REQUESTED, wanted.reason, {"trigger": wanted.trigger})
 
+    def guard(self) -> None:
+        """Take out of traffic what does harm, between the hourly looks, whatever else goes on."""
+        seen = self._p.ab_test.guard()
+        if seen is not None:
+            self._record(_judged(seen))
+
     # -- asking for and stopping a training --------------------------------------------------
 
     def request_training(self, actor: str, reason: str) -> int:
@@ -190,7 +201,8 @@ class ContinuousLearningLoop:
     def reconcile(self) -> None:
         """Have the engine hold what the database wants: base, champion, challenger and the way back."""
         champion, challenger = self._p.ab_test.champion(), self._p.ab_test.challenger()
-        wanted = {v.name for v in (champion, challenger) if v} | {BASE}
+        wanted = {v.name for v in (champion, challenger) if v} | self._p.ab_test.in_traffic()
+        wanted.add(BASE)
         loaded = set(self._p.engine.loaded())
         for name in sorted(wanted - loaded):
             try:
@@ -390,13 +402,7 @@ class ContinuousLearningLoop:
         seen = self._p.ab_test.auto_promote()
         if seen is None:
             return IterationReport(Step.WAITED, "The test has just ended.")
-        step = {"promote": Step.PROMOTED, "retire": Step.RETIRED}.get(
-            seen.decision, Step.KEPT_TESTING
-        )
-        text = f"{seen.challenger.version} against {seen.champion.version}: {seen.text}"
-        return IterationReport(
-            step, text, {"lift": seen.lift, "hours": seen.hours, "experiment": seen.experiment_id}
-        )
+        return _judged(seen)
 
     # -- rows -------------------------------------------------------------------------------
 
@@ -474,6 +480,24 @@ class ContinuousLearningLoop:
 
     def _folder(self, run: Any) -> Path:
         return self._p.runs / f"{run.id:04d}"
+
+
+def _judged(seen: Comparison) -> IterationReport:
+    """What a look at an experiment led to."""
+    steps = {
+        "promote": Step.PROMOTED,
+        "retire": Step.RETIRED,
+        "rollback": Step.ROLLED_BACK,
+        "keep": Step.KEPT,
+    }
+    step = steps[seen.decision] if seen.acted else Step.KEPT_TESTING
+    waits = seen.decision != "continue" and not seen.acted
+    text = f"{seen.challenger.version} against {seen.champion.version}: {seen.text}"
+    if waits:
+        text += f" The verdict is to {seen.decision}; {_WAITS[seen.mode]}"
+    return IterationReport(
+        step, text, {"lift": seen.lift, "hours": seen.hours, "experiment": seen.experiment_id}
+    )
 
 
 def describe(progress: Progress) -> str:

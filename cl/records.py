@@ -93,6 +93,8 @@ class Step(StrEnum):
     KEPT_TESTING = "kept_testing"
     PROMOTED = "promoted"
     RETIRED = "retired"
+    ROLLED_BACK = "rolled_back"
+    KEPT = "kept"  # the watch over a new champion ended without harm
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -134,11 +136,13 @@ class Piece:
     """A part of an answer as it is written; the last one carries `finish`.
 
     While the request waits there is no text yet, but its `place` in the queue; 1 is the next one.
+    A piece that begins `anew` makes the text before it void: another version answers instead.
     """
 
     text: str
     finish: "Finish | None" = None
     place: int | None = None
+    anew: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ class Outcome:
     first_token_s: float | None = None
     finish: Finish | None = None
     error: str | None = None
+    answered_by: str | None = None  # the version that answered in the stead of one that failed
 
 
 @dataclass(frozen=True)
@@ -335,20 +340,35 @@ class ArmScore:
     p95_latency_s: float | None
     latency: float | None  # L, the same as a share of the latency budget, at most 1
     score: float | None  # S = 0.5 Q + 0.3 F - 0.2 L
+    variance: float | None = None  # of S; None for a single conversation
+    thumbs_variance: float | None = None  # the part of it that more thumbs would lower
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One look at a running experiment and the verdict on it."""
+    """One look at a running experiment and the verdict on it.
+
+    `lower`, `upper` and `harm_upper` bound the difference of the scores; None without evidence.
+    `guards` and `split_log_e` are log e-values: against a harmless challenger, by guardrail, and
+    against the configured split of traffic.
+    """
 
     experiment_id: int
-    decision: str  # promote, retire or continue
-    reason: str  # one word: no_data, collecting, better, worse, max_duration, undecided
+    decision: str  # promote, retire or continue; of a watch: rollback, keep or continue
+    reason: str  # one word, like collecting, better, worse, futile, guardrail_error
     text: str
     hours: float
     champion: ArmScore
     challenger: ArmScore
     lift: float | None
+    se: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    harm_upper: float | None = None
+    guards: dict[str, float] = field(default_factory=dict)
+    split_log_e: float | None = None
+    mode: str = "auto"  # auto, approve or dry_run: what it takes to carry the verdict out
+    acted: bool = False  # it was carried out
 
 
 @dataclass(frozen=True)

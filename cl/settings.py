@@ -37,6 +37,11 @@ def between(low: float, high: float) -> Check:
     return lambda value: None if low <= value <= high else f"must be from {low:g} to {high:g}"
 
 
+def share_of_traffic(value: float) -> str | None:
+    """The smaller side of a split."""
+    return None if 0 < value <= 0.5 else "must be more than 0 and at most 0.5"
+
+
 def one_of(*choices: str) -> Check:
     return lambda value: None if value in choices else f"must be {' or '.join(choices)}"
 
@@ -244,16 +249,57 @@ class GateLimits:
 
 @dataclass(frozen=True)
 class ExperimentLimits:
-    """The A/B test."""
+    """The A/B test; frozen into each experiment's record when it starts."""
 
+    decision_rule: str = knob(
+        "evidence",
+        "evidence, or plain: old enough, enough answers, better by this much",
+        one_of("evidence", "plain"),
+        demo="plain",
+    )
+    decision_mode: str = knob(
+        "approve",
+        "auto: verdicts are carried out; approve: they wait for an admin's yes, and only harm is "
+        "stopped at once; dry_run: recorded, nothing is done",
+        one_of("auto", "approve", "dry_run"),
+        demo="auto",
+    )
     challenger_share: float = knob(
-        0.10, "Share of conversations the challenger answers", between(0.001, 0.5), demo=0.5
+        0.10, "Share of conversations the challenger answers", share_of_traffic, demo=0.5
     )
     min_test_hours: float = knob(48.0, "Shortest test", more_than(0), demo=0.02)
     min_test_samples: int = knob(100, "Fewest answers of each version", at_least(1), demo=6)
+    min_test_conversations: int = knob(
+        30, "Fewest conversations of each version, for the evidence rule", at_least(2), demo=2
+    )
     min_lift: float = knob(0.05, "How much better the challenger must be", between(0, 10))
     latency_budget: float = knob(10.0, "Seconds at which an answer counts as slowest", more_than(0))
     max_test_hours: float = knob(336.0, "A test without a result ends here", more_than(0))
+    promote_alpha: float = knob(
+        0.01, "Chance that a version no better is ever promoted", between(1e-6, 0.2)
+    )
+    retire_alpha: float = knob(
+        0.05, "Chance that a version this much better is ever retired", between(1e-6, 0.2)
+    )
+    guard_alpha: float = knob(
+        0.001, "Chance that a harmless version is ever aborted, a guardrail", between(1e-6, 0.2)
+    )
+    split_alpha: float = knob(
+        0.001, "Chance that a right split of traffic is ever called wrong", between(1e-6, 0.2)
+    )
+    evidence_sigma: float = knob(
+        0.04, "Difference of scores the bounds are tightest for", between(0.001, 1)
+    )
+    harm: float = knob(0.10, "A challenger this much worse beyond doubt is aborted", between(0, 1))
+    bake_hours: float = knob(
+        48.0,
+        "How long a new champion is watched beside the old one; 0: not",
+        at_least(0),
+        demo=0.02,
+    )
+    bake_share: float = knob(
+        0.10, "Share of conversations that stay with the old champion meanwhile", share_of_traffic
+    )
 
 
 @dataclass(frozen=True)

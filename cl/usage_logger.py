@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from peewee import JOIN, Database, fn
 
-from cl.db import arrivals
+from cl.db import arrivals, observations
 from cl.db.tables import Conversation as ConversationRow
 from cl.db.tables import Feedback as FeedbackRow
 from cl.db.tables import Interaction as Row
@@ -179,6 +179,8 @@ class UsageLogger:
             "first_token_s": outcome.first_token_s,
             "error": outcome.error,
         }
+        if outcome.answered_by:  # in the stead of the version that was to
+            values |= {"failed": Row.version, "version": outcome.answered_by}
         if finish:
             values |= {
                 "queue_s": finish.queue_s,
@@ -188,11 +190,11 @@ class UsageLogger:
             }
         # Only once: a late second writer must not change what people have read and rated.
         is_open = (Row.id == interaction_id) & (Row.status == Status.STARTED)
-        if (
-            not Row.update(values).where(is_open).execute()
-            and not Row.select().where(Row.id == interaction_id).exists()
-        ):
-            raise LookupError(f"There is no interaction {interaction_id}.")
+        with self._db.atomic():
+            if Row.update(values).where(is_open).execute():
+                observations.note(interaction_id)
+            elif not Row.select().where(Row.id == interaction_id).exists():
+                raise LookupError(f"There is no interaction {interaction_id}.")
 
     def unscored(self, limit: int) -> list[tuple[int, int | None]]:
         """(id, experiment) of complete answers without a quality, the newest first: a queue."""
@@ -203,9 +205,12 @@ class UsageLogger:
     def score(self, scores: Iterable[tuple[int, float, str]]) -> None:
         """Store (id, quality, scorer) of answers that have no quality yet; scored once, for ever."""
         with self._db.atomic():
+            scored = []
             for id_, quality, scorer in scores:
                 is_unscored = (Row.id == id_) & Row.quality.is_null()
-                Row.update(quality=quality, scorer=scorer).where(is_unscored).execute()
+                if Row.update(quality=quality, scorer=scorer).where(is_unscored).execute():
+                    scored.append(id_)
+            observations.note(*scored)
 
     def interrupt_unfinished(self) -> int:
         """Mark answers that no living process is writing any more. Call once, at start."""
@@ -264,6 +269,8 @@ class UsageLogger:
                     FeedbackRow.id == known.id
                 ).execute()
                 known = FeedbackRow.get_by_id(known.id)
+            if thumb is not None:
+                observations.note(interaction_id)
             return Feedback(known.thumb, tuple(known.reasons), known.comment, known.correction)
 
     # -- reading ---------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """The hourly thread: `schedule` ticks, the database says whether work is due.
 
+A second thread looks every two seconds whether a version in traffic does harm: a burst of errors
+must not wait for the hour, nor for a training that keeps the first thread busy.
+
 An exception in the work is caught, kept for the pages to show, and survived. Work that was taken
 up by one process or before a restart is not taken up again: what is due is decided by one
 compare-and-set in the database, not by this thread's memory.
@@ -47,17 +50,20 @@ class Worker:
         self._schedule = schedule.Scheduler()
         self._schedule.every(_TICK_SECONDS).seconds.do(self._guarded, self._tick)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._guard = threading.Thread(target=self._keep_guard, name="guard", daemon=True)
         self._patient_until: datetime | None = None
         self.problem: Problem | None = None
 
     def start(self) -> None:
         self._thread.start()
+        self._guard.start()
 
     def stop(self, timeout: float = 15.0) -> None:
         self._stop.set()
         self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout)
+        for thread in (self._thread, self._guard):
+            if thread.is_alive():
+                thread.join(timeout)
 
     def wake(self) -> None:
         """Look now instead of at the next tick."""
@@ -77,6 +83,10 @@ class Worker:
                 self._patient_until = None
                 self._guarded(self._tick)
             self._schedule.run_pending()
+
+    def _keep_guard(self) -> None:
+        while not self._stop.wait(_TICK_SECONDS):
+            self._guarded(self._loop.guard)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         # Whatever fails, the thread lives and the page says so.

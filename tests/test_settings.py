@@ -102,7 +102,7 @@ def test_unknown_names_are_refused_in_defaults_and_overrides_too() -> None:
         ("CL_TEMPERATURE", "inf", "is not a number"),
         ("CL_COOLDOWN_HOURS", "-0.1", "must be at least 0"),
         ("CL_MAX_DAYS", "0", "must be more than 0"),
-        ("CL_CHALLENGER_SHARE", "0.51", "must be from 0.001 to 0.5"),
+        ("CL_CHALLENGER_SHARE", "0.51", "must be more than 0 and at most 0.5"),
         ("CL_PRESET", "Demo", "must be production or demo"),
         ("CL_AUTH", "none", "must be accounts or open"),
     ],

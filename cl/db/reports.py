@@ -151,6 +151,21 @@ def last_check() -> dict[str, Any] | None:
     return found
 
 
+def checks(experiment_id: int, limit: int = 500) -> list[dict[str, Any]]:
+    """The looks at an experiment, the newest first; `number` counts them from 1."""
+    mine: Any = Check.select().where(Check.experiment == experiment_id)
+    count = mine.count()
+    found: Any = mine.order_by(Check.id.desc()).limit(limit).dicts()
+    return [{**check, "number": count - place} for place, check in enumerate(found)]
+
+
+def open_experiment() -> dict[str, Any] | None:
+    found: dict[str, Any] | None = (
+        Experiment.select().where(Experiment.ended_at.is_null()).dicts().first()
+    )
+    return found
+
+
 def scores(limit: int = 500) -> list[tuple[datetime, float, float]]:
     """Overall scores at each look at a test: (when, champion, challenger), oldest first."""
     rows: Any = Check.select(Check.at, Check.numbers).order_by(Check.id.desc()).limit(limit)

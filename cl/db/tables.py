@@ -111,6 +111,7 @@ class Interaction(Table):
     answer_tokens = IntegerField(null=True)
     finish_reason = CharField(null=True, max_length=16)
     regenerates = IntegerField(null=True)  # the interaction whose answer this one was to replace
+    failed = CharField(null=True, max_length=64)  # the version in whose stead `version` answered
 
     class Meta:
         indexes = ((("version", "id"), False),)
@@ -206,15 +207,18 @@ class Version(Table):
 
 
 class Experiment(Table):
+    """A test, or the watch over a version just promoted: there `champion` is the one before it."""
+
     id = AutoField()
+    kind = CharField(default="test", max_length=16)  # test, watch
     champion = CharField(max_length=64)
     challenger = CharField(max_length=64)
-    share = FloatField()
+    share = FloatField()  # of conversations that meet the challenger
     limits: Any = _PlainJson()  # the configuration, frozen at the start
     scorer = CharField(max_length=32)
     started_at: Any = UtcField()
     ended_at: Any = UtcField(null=True)
-    outcome = CharField(null=True, max_length=16)  # promoted, retired, aborted
+    outcome = CharField(null=True, max_length=16)  # promoted, retired, aborted; kept, rolled_back
     reason = TextField(default="")
 
 
@@ -228,6 +232,26 @@ class Check(Table):
     reason = CharField(max_length=32)
     lift = FloatField(null=True)
     numbers: Any = _PlainJson()
+    last_observation = IntegerField(default=0)  # the newest one it could see
+    acted = BooleanField(default=False)  # whether the verdict was carried out
+
+
+class Observation(Table):
+    """What an experiment counts of one answer. Each change is a new row and the newest one counts,
+    so that any look at the experiment can be repeated as it was. Holds no texts."""
+
+    id = AutoField()
+    experiment_id = IntegerField()
+    interaction_id = IntegerField()
+    conversation_id = IntegerField()
+    arm = CharField(max_length=16)
+    quality = FloatField(null=True)  # by the experiment's own scorer
+    latency_s = FloatField(null=True)
+    thumb = IntegerField(default=0)
+    is_error = BooleanField(default=False)
+
+    class Meta:
+        indexes = ((("experiment_id", "id"), False),)
 
 
 class TrainingRun(Table):
@@ -315,6 +339,7 @@ TABLES: tuple[type[Table], ...] = (
     Version,
     Experiment,
     Check,
+    Observation,
     TrainingRun,
     Iteration,
     Audit,

@@ -100,6 +100,7 @@ def story_settings(settings: Settings) -> Settings:
             min_test_hours=48.0,
             max_test_hours=336.0,
             min_test_samples=20,
+            bake_hours=0.0,  # the story ends with the promotion
         ),
         training=replace(settings.training, train_threads=os.cpu_count() or 1),
     )

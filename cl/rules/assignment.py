@@ -3,7 +3,7 @@
 import hashlib
 
 
-def position(experiment_id: int, conversation_id: int) -> float:
+def position(experiment_id: int | str, conversation_id: int | str) -> float:
     """A fixed place in [0, 1) for this conversation in this experiment.
 
     The experiment is part of the hash: otherwise the same unlucky conversations would meet every
@@ -14,5 +14,5 @@ def position(experiment_id: int, conversation_id: int) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def sees_challenger(experiment_id: int, conversation_id: int, share: float) -> bool:
+def sees_challenger(experiment_id: int | str, conversation_id: int | str, share: float) -> bool:
     return position(experiment_id, conversation_id) < share

@@ -176,7 +176,7 @@ class ChatPage:
         try:
             async with aclosing(self._house.assistant.answer(name, number, mine)) as pieces:
                 async for piece in pieces:
-                    written += piece.text
+                    written = piece.text if piece.anew else written + piece.text
                     if piece.place:
                         yield [*shown, {"role": "assistant", "content": _queued(piece.place)}]
                     elif time.monotonic() - pushed > _PUSH_SECONDS:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 from peewee import IntegrityError, PeeweeException
+from playhouse.migrations import Runner
 
+from cl.ab_test import ABTestManager
 from cl.db import tables
 from cl.db.database import MIGRATIONS, DatabaseProblem, open_database
-from cl.db.tables import TABLES, Interaction, TrainingRun
+from cl.db.tables import TABLES, Check, Interaction, TrainingRun
 from cl.house import Books
+from cl.records import Outcome, Status
 from tests.fakes import FakeClock, answered
 from tests.schema import schema
 
@@ -25,6 +28,29 @@ def test_the_migrations_make_exactly_the_tables_that_are_declared(tmp_path: Path
     assert len(schema(migrated)) >= len(TABLES)
     migrated.close()
     declared.close()
+
+
+def test_a_test_that_goes_on_counts_what_it_saw_before_the_ledger_was_there(books: Books) -> None:
+    for name in ("v0001", "v0002"):
+        books.ab_test.register(name, parent="base", run_id=None, sha256="x")
+        books.ab_test.deploy_challenger(name)
+    for thumb in (1, -1, 0):
+        conversation = books.logger.open_conversation("ana", "Q")
+        route = books.ab_test.route_request(conversation)
+        interaction = books.logger.log("ana", conversation, "Q?", route)
+        status = Status.COMPLETE if thumb else Status.ERROR
+        books.logger.finish(interaction, Outcome(status, "A", 1.0, 0.1))
+        if thumb:
+            books.logger.record_feedback(interaction, "ana", thumb=thumb)
+    counted = books.ab_test.compare_models()
+    assert counted is not None
+    Check.delete().execute()
+    runner = Runner(books.database, str(MIGRATIONS))
+    runner.down("0004_decisions")
+    runner.up()
+    again = ABTestManager(books.database, books.settings.experiment, books.clock).compare_models()
+    assert again == counted
+    assert again.champion.requests + again.challenger.requests == 3
 
 
 def test_every_table_is_in_the_list() -> None:

@@ -1,22 +1,39 @@
-"""Two versions in numbers, worked out by hand from the formulas, and the verdict of the plain rule."""
+"""Two versions in numbers, worked out by hand from the formulas, and the verdict of either rule."""
 
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 
 from cl.records import ArmScore, Comparison
-from cl.rules.comparison import Request, compare, score_arm
+from cl.rules.comparison import Observations, compare, observe, score_arm
 from cl.settings import ExperimentLimits
 
 LIMITS = ExperimentLimits(
+    decision_rule="plain",
     min_test_hours=48.0,
     min_test_samples=100,
     min_lift=0.05,
     latency_budget=10.0,
     max_test_hours=336.0,
 )
+
+
+class Request(NamedTuple):
+    conversation: int
+    quality: float | None
+    latency_s: float
+    thumb: int
+    is_error: bool = False
+
+
+def observed(requests: Sequence[Request], budget: float = 10.0) -> Observations:
+    names = ("conversation", "quality", "latency_s", "feedback", "error")
+    columns = zip(*requests, strict=True) if requests else ([] for _ in names)
+    return observe(dict(zip(names, map(list, columns), strict=True)), budget)
 
 
 def answers(
@@ -33,7 +50,7 @@ def answers(
 
 
 def arm(requests: Sequence[Request], pooled: float = 0.5, budget: float = 10.0) -> ArmScore:
-    return score_arm("v0001", requests, pooled, budget)
+    return score_arm("v0001", observed(requests, budget), pooled, budget)
 
 
 def verdict(
@@ -42,7 +59,8 @@ def verdict(
     hours: float = 48.0,
     limits: ExperimentLimits = LIMITS,
 ) -> Comparison:
-    return compare(3, ("v0001", "v0002"), champion, challenger, hours, limits)
+    names = ("v0001", "v0002")
+    return compare(3, names, observed(champion), observed(challenger), hours, limits)
 
 
 def test_the_score_weighs_quality_thumbs_and_latency() -> None:
@@ -173,7 +191,7 @@ def test_as_good_as_the_champion_is_not_worse() -> None:
 
 
 def test_exactly_the_lift_that_is_asked_is_enough() -> None:
-    limits = ExperimentLimits(min_lift=0.0)
+    limits = replace(LIMITS, min_lift=0.0)
     assert verdict(answers(100), answers(100), 48.0, limits).decision == "promote"
 
 
