@@ -27,12 +27,20 @@ def status_of(books: Books) -> dict[str, Any]:
         **asdict(reports.counts()),
         "triggers": asdict(triggers),
         "job": _job(books),
+        "experiment": reports.open_experiment(),
         "test": reports.last_check(),
+        "plan": _plan(books),
         "versions": len(books.ab_test.versions()),
         "erasures": erasures.waiting().erasures,
         "serving": _serving(books),
     }
     return {**found, "headline": _headline(found, books.settings.experiment.min_test_hours)}
+
+
+def _plan(books: Books) -> dict[str, Any] | None:
+    """How long the running test will still take, by its latest look."""
+    planned = books.ab_test.plan()
+    return asdict(planned) if planned else None
 
 
 def _serving(books: Books) -> dict[str, Any] | None:
@@ -75,13 +83,27 @@ def _headline(found: dict[str, Any], hours: float) -> str:
             if found["test"]
             else f"the first look is still to come, {hours:g} hours are the least."
         )
-        return f"Testing {challenger} against {champion}: {seen}"
+        return f"Testing {challenger} against {champion}: {seen}{_waits(found['test'])}"
+    experiment = found["experiment"]
+    if experiment:
+        seen = found["test"]["numbers"]["text"] if found["test"] else "the first look is to come."
+        old, kept = experiment["champion"], 1 - experiment["share"]
+        return f"{champion} is freshly promoted and watched; {old} keeps {kept:.0%} of the conversations: {seen}"
     if not found["interactions"]:
         return "Nobody has written yet. The base model answers; it learns once people chat and give thumbs."
     who = f"{champion} answers everybody" if champion else "The base model answers everybody"
     if found["state"] == State.NEW_CHAMPION.value:
         who += ", freshly promoted"
     return f"{who}. {found['triggers']['reason']}"
+
+
+def _waits(test: dict[str, Any] | None) -> str:
+    """What becomes of a verdict that was not carried out."""
+    if test is None or test["decision"] == "continue":
+        return ""
+    if test["numbers"].get("mode") == "dry_run":
+        return f" The verdict is to {test['decision']}; in a dry run nothing is done."
+    return f" The verdict is to {test['decision']}: it waits for your yes."
 
 
 _STAGES = {

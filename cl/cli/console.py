@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 
+class WrongUsage(ValueError):
+    """The arguments do not make sense together; the text says which would."""
+
+
 class Console:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json

@@ -9,7 +9,7 @@ from peewee import PeeweeException
 
 from cl.ab_test import Refused
 from cl.cli import demo, keeping, reviewing, steering
-from cl.cli.console import Console
+from cl.cli.console import Console, WrongUsage
 from cl.db.database import DatabaseProblem
 from cl.demo.story import StoryFailed
 from cl.forgetting import BeingErased
@@ -77,7 +77,19 @@ def parser() -> argparse.ArgumentParser:  # noqa: PLR0915 (a list, one line a co
     deploy = add("deploy", steering.deploy, "put a published version into traffic")
     deploy.add_argument("version")
     _reason(deploy)
-    add("compare", steering.compare, "champion and challenger side by side, and the verdict")
+    compare = add(
+        "compare", steering.compare, "champion and challenger side by side, and the verdict"
+    )
+    compare.add_argument("--experiment", type=int, metavar="N", help="work out anew a check of it")
+    compare.add_argument("--check", type=int, metavar="K", help="which check; the first one is 1")
+    compare.add_argument(
+        "--self-test",
+        action="store_true",
+        help="how often the rule would promote a version that is the same, by the recent traffic",
+    )
+    compare.add_argument(
+        "--tests", type=int, default=200, metavar="N", help="so many tests are made up for that"
+    )
     _reason(add("promote", steering.promote, "make the challenger champion"))
     _reason(add("retire", steering.retire, "end the test without promotion"))
     _reason(add("rollback", steering.rollback, "put the champion before back in service"))
@@ -134,7 +146,7 @@ def run(arguments: Sequence[str]) -> int:
     console = Console(args.json)
     try:
         code: int = args.run(_settings(args), args, console)
-    except SettingsError as problem:
+    except (SettingsError, WrongUsage) as problem:
         return _refuse(console, problem, USAGE)
     except _EXPECTED as problem:
         return _refuse(console, problem, REFUSED)

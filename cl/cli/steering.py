@@ -7,11 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cl.ab_test import Refused
-from cl.cli.console import Console
+from cl.cli.console import Console, WrongUsage
 from cl.house import House, open_books, open_house
 from cl.model.base_model import NoModel
-from cl.records import IterationReport, Step
+from cl.records import Comparison, IterationReport, Step
+from cl.rules.planning import days
 from cl.settings import Settings
 from cl.status import gauge_line, status_of, status_text
 from cl.transfer import convert_folder
@@ -78,13 +81,70 @@ def generate(settings: Settings, args: argparse.Namespace, console: Console) -> 
 
 
 def compare(settings: Settings, args: argparse.Namespace, console: Console) -> int:
+    """A look at the running test; --experiment and --check: one of the past, worked out anew."""
+    if args.self_test:
+        return _self_test(settings, max(1, args.tests), console)
+    if (args.experiment is None) != (args.check is None):
+        raise WrongUsage("--experiment and --check go together: compare --experiment 3 --check 7.")
     with open_books(settings) as books:
+        if args.experiment is not None:
+            then, now = books.ab_test.recompute(args.experiment, args.check)
+            return _recomputed(then, now, console)
         seen = books.ab_test.compare_models()
     if seen is None:
         raise Refused("No test is running.")
+    console.result(
+        dataclasses.asdict(seen), f"{_side_by_side(seen)}\n\n{seen.decision}: {seen.text}"
+    )
+    return 0
+
+
+def _recomputed(then: Comparison, now: Comparison, console: Console) -> int:
+    """Exit code 1 when the verdict is not the stored one."""
+    is_same = (then.decision, then.reason) == (now.decision, now.reason)
+    found = {"same": is_same, "stored": dataclasses.asdict(then), "now": dataclasses.asdict(now)}
+    told = (
+        "The same verdict" if is_same else f"NOT the verdict of then ({then.decision}: {then.text})"
+    )
+    console.result(found, f"{_side_by_side(now)}\n\n{now.decision}: {now.text}\n{told}.")
+    return 0 if is_same else 1
+
+
+def _self_test(settings: Settings, tests: int, console: Console) -> int:
+    dice = np.random.default_rng(settings.data.seed)
+    with open_books(settings) as books:
+        found = books.ab_test.self_test(
+            dice, lambda done: console.progress("resampled tests", done / tests), tests
+        )
+    lines = [
+        f"Drawn from {found.conversations} conversations, {found.requests_per_hour:.1f} answers an hour, "
+        f"{found.thumb_rate:.0%} of them rated; {found.tests} tests of a version against itself:",
+        "",
+        f"promoted falsely      {found.promoted:.1%}",
+        f"aborted falsely       {found.aborted:.1%}",
+        f"retired               {found.retired:.1%}",
+        f"smallest gain found   {_percent(found.detectable)} in four tests out of five",
+        "",
+        "a true gain of        is promoted after",
+        *(f"{gain:>14}        {_when(hours)}" for gain, hours in found.hours_needed.items()),
+    ]
+    console.result(dataclasses.asdict(found), "\n".join(lines))
+    return 0
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:+.1%}"
+
+
+def _when(hours: float | None) -> str:
+    return "not within a test" if hours is None else days(hours)
+
+
+def _side_by_side(seen: Comparison) -> str:
     rows: list[tuple[str, ...]] = [("", seen.champion.version, seen.challenger.version)]
     for name, field in (
         ("answers", "requests"),
+        ("conversations", "conversations"),
         ("thumbs", "rated"),
         ("of them up", "positives"),
         ("errors", "errors"),
@@ -96,9 +156,7 @@ def compare(settings: Settings, args: argparse.Namespace, console: Console) -> i
         rows.append(
             (name, *(_number(getattr(arm, field)) for arm in (seen.champion, seen.challenger)))
         )
-    table = "\n".join(f"{name:<20}{a:>12}{b:>12}" for name, a, b in rows)
-    console.result(dataclasses.asdict(seen), f"{table}\n\n{seen.decision}: {seen.text}")
-    return 0
+    return "\n".join(f"{name:<20}{a:>12}{b:>12}" for name, a, b in rows)
 
 
 def deploy(settings: Settings, args: argparse.Namespace, console: Console) -> int:

@@ -90,7 +90,18 @@ class AdminPage:
             panels.versions(found, numbers),
             plots.score_history(reports.scores()),
             panels.experiments(reports.experiments()),
+            *self._checks(),
         )
+
+    def recompute(self, experiment: float | None, check: float | None, request: gr.Request) -> str:
+        """Work a look of the past out anew from the log."""
+        self._admin(request)
+        if experiment is None or check is None:
+            raise rights.problem("Enter the number of a test and of one of its checks.")
+        try:
+            return panels.recomputed(*self._books.ab_test.recompute(int(experiment), int(check)))
+        except (LookupError, ValueError) as problem:
+            raise rights.problem(problem) from None
 
     def service(self, request: gr.Request) -> tuple[str, gr.Timer]:
         """How the engine runs; asked again every few seconds while it writes answers."""
@@ -222,7 +233,7 @@ class AdminPage:
         found = [f"Background work failed: {problem.text}"] if problem else []
         found += [f"Answers are not scored at the moment: {unscored}"] if unscored else []
         found += [f"{lost} answers could not be logged since the start."] if lost else []
-        return found
+        return found + self._books.ab_test.notes()
 
     def _plots(self) -> tuple[Any, ...]:
         points = reports.recent_points()
@@ -246,6 +257,13 @@ class AdminPage:
             panels.runs(runs),
             stop,
         )
+
+    def _checks(self) -> tuple[Any, ...]:
+        """The looks at the latest experiment, and the numbers of the latest one."""
+        latest = next(iter(reports.experiments(1)), None)
+        made = reports.checks(latest["id"], 100) if latest else []
+        newest = made[0]["number"] if made else None
+        return panels.checks(made), gr.Number(latest["id"] if latest else None), gr.Number(newest)
 
     def _answers(self, run: dict[str, Any] | None) -> list[Asked]:
         return read_answers(self._books.runs / f"{run['id']:04d}") if run else []
@@ -274,7 +292,7 @@ def build(house: House) -> gr.Blocks:
                 with gr.Tab("Training", id="training") as training_tab:
                     training = _training_tab()
                 with gr.Tab("Versions", id="versions") as versions_tab:
-                    versions = _versions_tab()
+                    versions = _versions_tab(page)
                 with gr.Tab("Service", id="service") as service_tab:
                     service = [look.html(elem_id="service"), pulse]
                 with gr.Tab("People", id="people") as people_tab:
@@ -359,14 +377,26 @@ def _training_tab() -> list[Any]:
     return [job, losses, gate, answers, runs, stop]
 
 
-def _versions_tab() -> list[Any]:
+def _versions_tab(page: AdminPage) -> list[Any]:
     with gr.Column(elem_classes="box"):
         table = look.html(elem_id="versions")
     scores = _plot("Overall score in the tests", "plot-scores")
     with gr.Column(elem_classes="box"):
         look.html("<div class='title'>Tests</div>")
-        tests = look.html()
-    return [table, scores, tests]
+        tests = look.html(elem_id="tests")
+    with gr.Column(elem_classes="box"):
+        look.html("<div class='title'>Looks at the latest test</div>")
+        checks = look.html(elem_id="checks")
+        with gr.Row(elem_classes="actions"):
+            number: dict[str, Any] = {"precision": 0, "minimum": 1, "min_width": 110, "scale": 0}
+            experiment = gr.Number(label="Test", elem_id="recompute-test", **number)
+            check = gr.Number(label="Check", elem_id="recompute-check", **number)
+            again = gr.Button(
+                "Work out anew", elem_id="recompute", size="md", scale=0, min_width=150
+            )
+        outcome = look.html(elem_id="recomputed")
+    again.click(page.recompute, [experiment, check], outcome, **_QUIET)
+    return [table, scores, tests, checks, experiment, check]
 
 
 def _people_tab(page: AdminPage) -> Any:

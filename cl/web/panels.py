@@ -5,9 +5,10 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
-from cl.records import Decision, Message, Reviewed, State, Version
+from cl.records import Comparison, Decision, Message, Reviewed, State, Version
 from cl.rules.examples import Example
 from cl.rules.gating import Asked
+from cl.rules.planning import days
 from cl.rules.review_order import ReviewItem
 from cl.rules.text import shorten
 
@@ -76,6 +77,8 @@ def _cards(found: dict[str, Any], doing: str) -> list[str]:
     if test:
         lift = "-" if test["lift"] is None else f"{test['lift']:+.1%}"
         cards.insert(2, card("Lift so far", lift, test["text"]))
+    if found["plan"]:
+        cards.insert(3, _decision_card(found["plan"]))
     if found["job"]:
         cards.append(
             card(
@@ -85,6 +88,15 @@ def _cards(found: dict[str, Any], doing: str) -> list[str]:
             )
         )
     return cards
+
+
+def _decision_card(plan: dict[str, Any]) -> str:
+    left = plan["hours_left"]
+    facts = [f"by its end it finds gains from {plan['detectable']:+.0%}"]
+    if plan["advice"]:
+        facts.insert(0, "with " + ", with ".join(plan["advice"]))
+    value = "not within this test" if left is None else days(left)
+    return card("Until a verdict", value, "; ".join(facts))
 
 
 def _arm(arm: dict[str, Any]) -> str:
@@ -494,10 +506,44 @@ def audit(found: Sequence[dict[str, Any]]) -> str:
     return table(("When (UTC)", "Who", "Did", "To", "Why"), rows, "Nothing has been done yet.")
 
 
+def checks(found: Sequence[dict[str, Any]]) -> str:
+    """The looks at an experiment."""
+    rows = []
+    for check in found:
+        seen = check["numbers"]
+        scale = max(abs(seen["champion"]["score"] or 0.0), 0.1)
+        low, high = (seen.get(name) for name in ("lower", "upper"))
+        bounds = "" if low is None or high is None else f"{low / scale:+.0%} to {high / scale:+.0%}"
+        arms = (seen["champion"], seen["challenger"])
+        rows.append(
+            (
+                check["number"],
+                check["at"],
+                " / ".join(str(arm["requests"]) for arm in arms),
+                "-" if check["lift"] is None else f"{check['lift']:+.1%}",
+                bounds,
+                check["decision"],
+                check["reason"].replace("_", " "),
+                check["acted"],
+            )
+        )
+    headers = ("Check", "At", "Answers", "Lift", "Between", "Verdict", "Because", "Done")
+    return table(headers, rows, "Nobody has looked yet.")
+
+
+def recomputed(then: Comparison, now: Comparison) -> str:
+    """A look of the past beside the same worked out anew."""
+    is_same = (then.decision, then.reason) == (now.decision, now.reason)
+    title = "The same verdict" if is_same else "Not the same verdict"
+    text = f"Then: {then.decision}, {then.text} Worked out anew from the log: {now.decision}, {now.text}"
+    return card(title, now.decision, text, colour="good" if is_same else "bad")
+
+
 def experiments(found: Sequence[dict[str, Any]]) -> str:
     rows = [
         (
             e["id"],
+            "watch" if e["kind"] == "watch" else "test",
             e["champion"],
             e["challenger"],
             f"{e['share']:.0%}",
@@ -508,5 +554,15 @@ def experiments(found: Sequence[dict[str, Any]]) -> str:
         )
         for e in found
     ]
-    headers = ("Test", "Champion", "Challenger", "Share", "Started", "Ended", "Outcome", "Why")
+    headers = (
+        "No.",
+        "Kind",
+        "Champion",
+        "Challenger",
+        "Share",
+        "Started",
+        "Ended",
+        "Outcome",
+        "Why",
+    )
     return table(headers, rows, "No test has been run yet.")

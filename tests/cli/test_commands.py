@@ -219,11 +219,39 @@ def test_steering_works_while_the_app_runs(
         code, out, _ = call(capsys, "compare")
         assert code == 0
         assert "continue: " in out
+        code, out, _ = call(capsys, "compare", "--experiment", "1", "--check", "1")
+        assert (code, out.splitlines()[-1]) == (0, "The same verdict.")
+        code, found = call_json(capsys, "compare", "--experiment", "1", "--check", "1")
+        assert (code, found["same"], found["now"]["experiment_id"]) == (0, True, 1)
+        assert "none 99" in call(capsys, "compare", "--experiment", "1", "--check", "99")[2]
         code, found = call_json(capsys, "promote", "--reason", "looks good")
         assert (code, found) == (0, {"state": "NEW_CHAMPION", "version": "v0002"})
         assert call_json(capsys, "rollback")[1] == {"state": "CHAMPION", "version": "v0001"}
         assert "v0001" in call(capsys, "status")[1]
     house.close()
+
+
+def test_an_experiment_without_its_check_is_wrong_usage(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, "compare", "--check", "1")
+    assert code == 2
+    assert "go together" in err
+
+
+def test_the_self_test_tells_what_the_rule_does_with_equals(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "a self-test needs" in call(capsys, "compare", "--self-test")[2]
+    house = fake_house(fake_books(folder, utc_now))
+    for n in range(40):
+        talk(house, "ana", f"Where is {n}?", thumb=1 if n % 3 else -1)
+    house.close()
+    code, out, _ = call(capsys, "compare", "--self-test", "--tests", "2")
+    assert code == 0
+    assert "Drawn from 40 conversations" in out
+    code, found = call_json(capsys, "compare", "--self-test", "--tests", "2")
+    assert (code, found["tests"], found["promoted"]) == (0, 2, 0.0)
 
 
 def test_doctor_names_what_is_wrong_and_exits_with_1(

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -12,7 +13,7 @@ from gradio.components.plot import PlotData
 
 from cl.db import reports
 from cl.house import House
-from cl.records import Role, RunStatus, Stage
+from cl.records import Role, RunStatus, Stage, State
 from cl.web import panels
 from cl.web.admin import AdminPage
 from cl.worker import Problem
@@ -61,6 +62,37 @@ def _texts(outputs: Any) -> list[str]:
     if isinstance(outputs, PlotData):
         return [json.dumps(json.loads(outputs.plot)["data"])]
     return [outputs if isinstance(outputs, str) else str(getattr(outputs, "value", ""))]
+
+
+def test_a_look_of_the_past_is_worked_out_anew(house: House, page: AdminPage) -> None:
+    running_test(house)
+    house.books.ab_test.compare_models()
+    assert "The same verdict" in page.recompute(1, 1, IDA)
+    assert "nan" not in page.recompute(1, 1, IDA)
+    for experiment, check, text in (
+        (1, 2, "none 2"),
+        (9, 1, "no experiment 9"),
+        (None, 1, "Enter"),
+    ):
+        with pytest.raises(gr.Error, match=text):
+            page.recompute(experiment, check, IDA)
+
+
+def test_a_verdict_that_waits_for_a_yes_says_so(house: House, page: AdminPage) -> None:
+    running_test(house)
+    ab_test = house.books.ab_test
+    ab_test._limits = replace(ab_test._limits, decision_mode="approve")
+    house.books.clock.skip(400)  # type: ignore[attr-defined]
+    house.loop.run_iteration()
+    assert "it waits for your yes" in shown(page)["load"]
+    assert ab_test.state() is State.TESTING
+
+
+def test_the_watch_over_a_new_champion_is_told(house: House, page: AdminPage) -> None:
+    promoted(house)
+    house.loop.run_iteration()
+    assert "v0001 keeps 10% of the conversations" in shown(page)["load"]
+    assert "watch" in shown(page)["versions"]
 
 
 # -- who -------------------------------------------------------------------------------------

@@ -91,6 +91,7 @@ def test_what_is_wrong_stands_on_top_and_is_escaped() -> None:
         "headline": NASTY,
         "state": "CHAMPION",
         "test": None,
+        "plan": None,
         "job": None,
         "champion": None,
         "challenger": None,
