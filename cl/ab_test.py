@@ -330,8 +330,10 @@ class ABTestManager:
             raise LookupError(
                 f"Experiment {experiment_id} has {count} checks, none {check_number}."
             )
-        ledger = observations.read(self._db, Ledger(experiment_id), check.last_observation)
         then = comparison.from_numbers(check.numbers)
+        if not check.last_observation and then.champion.requests:
+            raise LookupError(f"Check {check_number} is from before looks could be repeated.")
+        ledger = observations.read(self._db, Ledger(experiment_id), check.last_observation)
         return then, self._compare(experiment, ledger, then.hours)
 
     def plan(self) -> Plan | None:

@@ -297,6 +297,16 @@ def test_a_look_that_was_never_taken_is_not_found(ab_test: ABTestManager) -> Non
             ab_test.recompute(experiment, check)
 
 
+def test_a_look_from_before_the_ledger_cannot_be_repeated(
+    ab_test: ABTestManager, books: Books
+) -> None:
+    answer(books, "v0001")
+    ab_test.compare_models()
+    Check.update(last_observation=0).execute()
+    with pytest.raises(LookupError, match="from before looks could be repeated"):
+        ab_test.recompute(1, 1)
+
+
 # -- a challenger that fails ---------------------------------------------------------------
 
 
