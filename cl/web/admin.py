@@ -387,7 +387,7 @@ def _versions_tab(page: AdminPage) -> list[Any]:
     with gr.Column(elem_classes="box"):
         look.html("<div class='title'>Looks at the latest test</div>")
         checks = look.html(elem_id="checks")
-        with gr.Row(elem_classes="actions"):
+        with gr.Row(elem_id="recompute-row", elem_classes="actions"):
             number: dict[str, Any] = {"precision": 0, "minimum": 1, "min_width": 110, "scale": 0}
             experiment = gr.Number(label="Test", elem_id="recompute-test", **number)
             check = gr.Number(label="Check", elem_id="recompute-check", **number)
