@@ -41,5 +41,13 @@ def test_the_headline_says_what_the_system_does_and_waits_for(
     house.worker.run_until_quiet()
     assert "no scored answer yet" in headline(house)
     house.books.ab_test.promote(actor="admin", reason="I know")
+    watched = (
+        "v0002 is freshly promoted and watched; v0001 keeps 10% of the conversations: the first"
+    )
+    assert headline(house).startswith(watched)
+    house.loop.run_iteration()
+    assert "0.0 of 0.02 hours beside v0001" in headline(house)
+    clock.skip(1)
+    house.loop.run_iteration()
     assert headline(house).startswith("v0002 answers everybody, freshly promoted.")
     assert status_of(house.books)["state"] == State.NEW_CHAMPION
