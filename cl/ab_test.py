@@ -416,8 +416,8 @@ class ABTestManager:
             for arm in (Arm.CHAMPION, Arm.CHALLENGER)
         )
         names = (experiment.champion, experiment.challenger)
-        judge = comparison.watch if experiment.kind == WATCH else comparison.compare
-        return judge(experiment.id, names, champion, challenger, hours, limits)
+        judge = verdicts.on_watch if experiment.kind == WATCH else verdicts.on_test
+        return comparison.compare(experiment.id, names, champion, challenger, hours, limits, judge)
 
     def _carry_out(self, experiment: Any, seen: Comparison, last: int) -> Comparison | None:
         """Do what the verdict says and store the look, in one transaction."""
@@ -428,7 +428,9 @@ class ABTestManager:
         try:
             with self._db.atomic():
                 if seen.decision == "keep":
-                    self._end(experiment, "kept", seen.text, self._now())
+                    now = self._now()
+                    self._end(experiment, "kept", seen.text, now)
+                    audit.record(now, "loop", "keep", seen.challenger.version, seen.text)
                 else:
                     getattr(self, seen.decision)(**who)
                 return self._store(experiment, replace(seen, acted=True), last)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cl.ab_test import ABTestManager, Refused
-from cl.db.tables import Check, Experiment, Interaction, Observation, Version
+from cl.db.tables import Audit, Check, Experiment, Interaction, Observation, Version
 from cl.house import Books, House
 from cl.model.engine.contract import EngineError
 from cl.records import BASE, Arm, Comparison, Outcome, Stage, State, Status
@@ -145,7 +145,7 @@ def test_a_burst_of_errors_is_stopped_between_the_hourly_looks(
     assert {ab_test.route_request(n).version for n in range(50)} == {"v0001"}
     check = Check.get()
     assert (check.reason, check.acted) == ("guardrail_error", True)
-    assert Experiment.get().reason == "v0002 fails far more often than the champion."
+    assert Experiment.get().reason == "v0002 fails far more often than v0001."
 
 
 def test_what_happens_after_the_end_changes_no_evidence(
@@ -200,6 +200,8 @@ def test_the_old_champion_keeps_a_share_for_a_while(
     assert {promoted.route_request(n).version for n in range(50)} == {"v0002"}
     assert promoted.state() is State.NEW_CHAMPION
     assert not promoted.is_running()
+    last = Audit.select().order_by(Audit.id.desc()).first()
+    assert (last.actor, last.action, last.subject) == ("loop", "keep", "v0002")
 
 
 def test_a_new_champion_that_fails_is_rolled_back_at_once(

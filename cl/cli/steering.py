@@ -14,6 +14,7 @@ from cl.cli.console import Console, WrongUsage
 from cl.house import House, open_books, open_house
 from cl.model.base_model import NoModel
 from cl.records import Comparison, IterationReport, Step
+from cl.rules import verdicts
 from cl.rules.planning import days
 from cl.settings import Settings
 from cl.status import gauge_line, status_of, status_text
@@ -101,7 +102,7 @@ def compare(settings: Settings, args: argparse.Namespace, console: Console) -> i
 
 def _recomputed(then: Comparison, now: Comparison, console: Console) -> int:
     """Exit code 1 when the verdict is not the stored one."""
-    is_same = (then.decision, then.reason) == (now.decision, now.reason)
+    is_same = verdicts.is_same(then, now)
     found = {"same": is_same, "stored": dataclasses.asdict(then), "now": dataclasses.asdict(now)}
     told = (
         "The same verdict" if is_same else f"NOT the verdict of then ({then.decision}: {then.text})"

@@ -17,7 +17,7 @@ assignment. What follows from it is decided in verdicts.py.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from cl.records import ArmScore, Comparison
 from cl.rules import verdicts
 from cl.rules.evidence import log_e_rate, log_e_share, multiplier
+from cl.rules.verdicts import Verdict
 from cl.settings import ExperimentLimits
 
 PRIOR_RATINGS = 10.0
@@ -88,13 +89,13 @@ def analyze(
     Returns decision, reason, text, lift, se, lower, upper (of D) and both arms; None where a number
     is not reached. Raises ValueError for a share outside (0, 1) or hours that are no number.
     """
-    limits = limits or ExperimentLimits()
+    if not 0 < share < 1:
+        raise ValueError(f"A share of traffic lies between 0 and 1, not at {share}.")
+    limits = replace(limits or ExperimentLimits(), challenger_share=share)
     first, second = (
         observe(arms[arm], limits.latency_budget) for arm in ("champion", "challenger")
     )
-    seen = compare(
-        0, ("champion", "challenger"), first, second, hours, replace_share(limits, share)
-    )
+    seen = compare(0, ("champion", "challenger"), first, second, hours, limits)
     return {
         "decision": seen.decision,
         "reason": seen.reason,
@@ -108,13 +109,6 @@ def analyze(
     }
 
 
-def replace_share(limits: ExperimentLimits, share: float) -> ExperimentLimits:
-    """The limits with another share of challenger traffic, checked."""
-    if not 0 < share < 1:
-        raise ValueError(f"A share of traffic lies between 0 and 1, not at {share}.")
-    return replace(limits, challenger_share=share)
-
-
 def compare(
     experiment_id: int,
     names: tuple[str, str],
@@ -122,8 +116,9 @@ def compare(
     challenger: Observations,
     hours: float,
     limits: ExperimentLimits,
+    judge: Callable[[Comparison, ExperimentLimits], Verdict] = verdicts.on_test,
 ) -> Comparison:
-    """Both arms in numbers, and the verdict of the rule that the limits name."""
+    """Both arms in numbers, and the verdict of `judge` on them."""
     if not math.isfinite(hours):
         raise ValueError(f"The hours of a test are a number, not {hours}.")
     hours = max(0.0, hours)  # the clock was set back
@@ -140,31 +135,9 @@ def compare(
         seen = replace(seen, guards=_guards(champion, challenger, first, second, limits))
         split = log_e_share(second.conversations, first.conversations, limits.challenger_share)
         seen = replace(seen, split_log_e=split)
-    is_plain = limits.decision_rule == "plain"
-    decide = verdicts.by_plain_rule if is_plain else verdicts.by_evidence
-    decision, reason, text = verdicts.guardrail(seen, limits) or decide(seen, limits)
-    return replace(
-        seen, decision=decision, reason=reason, text=text + _left_out(champion, challenger)
-    )
-
-
-def watch(
-    experiment_id: int,
-    names: tuple[str, str],
-    champion: Observations,
-    challenger: Observations,
-    hours: float,
-    limits: ExperimentLimits,
-) -> Comparison:
-    """The same after a promotion: does the new champion (here the challenger) do harm beside the old?
-
-    Decides rollback, keep or continue. Not better than the old one is no reason to go back, worse is.
-    """
-    seen = compare(experiment_id, names, champion, challenger, hours, limits)
-    decision, reason, text = verdicts.on_watch(seen, limits)
-    return replace(
-        seen, decision=decision, reason=reason, text=text + _left_out(champion, challenger)
-    )
+    decision, reason, text = judge(seen, limits)
+    text += _left_out(champion, challenger)
+    return replace(seen, decision=decision, reason=reason, text=text)
 
 
 def from_numbers(numbers: Mapping[str, Any]) -> Comparison:

@@ -14,9 +14,9 @@ from cl.settings import ExperimentLimits
 SMALLEST_BASE = 0.1
 _UNLIKELY = 3.29  # standard deviations; 0.1 % of a normal distribution lies further out
 GUARDRAILS = {
-    "error": "fails far more often than the champion",
-    "latency": "is far slower than the champion",
-    "thumbs_down": "gets far more thumbs down than the champion",
+    "error": "fails far more often than",
+    "latency": "is far slower than",
+    "thumbs_down": "gets far more thumbs down than",
 }
 
 
@@ -29,6 +29,12 @@ class Verdict(NamedTuple):
 def base(champion: ArmScore) -> float:
     """What a lift is a share of: the champion's score, but no less than 0.1."""
     return max(abs(champion.score or 0.0), SMALLEST_BASE)
+
+
+def on_test(seen: Comparison, limits: ExperimentLimits) -> Verdict:
+    """What becomes of a challenger, by the rule that the limits name; harm comes first."""
+    by_rule = by_plain_rule if limits.decision_rule == "plain" else by_evidence
+    return guardrail(seen, limits) or by_rule(seen, limits)
 
 
 def by_evidence(seen: Comparison, limits: ExperimentLimits) -> Verdict:
@@ -50,7 +56,8 @@ def guardrail(seen: Comparison, limits: ExperimentLimits) -> Verdict | None:
     fires = -math.log(limits.guard_alpha)
     for name, text in GUARDRAILS.items():
         if seen.guards.get(name, 0.0) >= fires:
-            return Verdict("retire", f"guardrail_{name}", f"{seen.challenger.version} {text}.")
+            told_of = f"{seen.challenger.version} {text} {seen.champion.version}."
+            return Verdict("retire", f"guardrail_{name}", told_of)
     harm = -limits.harm * base(seen.champion)
     if _has_samples(seen, limits) and seen.harm_upper is not None and seen.harm_upper < harm:
         text = f"{told(seen)}: more than {limits.harm:.0%} worse, beyond doubt."
@@ -95,6 +102,11 @@ def on_watch(seen: Comparison, limits: ExperimentLimits) -> Verdict:
 def is_harmful(seen: Comparison) -> bool:
     """Whether the verdict is one that must not wait for the next hourly look."""
     return seen.decision == "rollback" or seen.reason.startswith("guardrail_")
+
+
+def is_same(one: Comparison, other: Comparison) -> bool:
+    """Whether two looks came to the same verdict, for the same reason."""
+    return (one.decision, one.reason) == (other.decision, other.reason)
 
 
 def needs_no_yes(seen: Comparison) -> bool:

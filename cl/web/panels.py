@@ -6,6 +6,8 @@ from html import escape
 from typing import Any
 
 from cl.records import Comparison, Decision, Message, Reviewed, State, Version
+from cl.rules import verdicts
+from cl.rules.comparison import from_numbers
 from cl.rules.examples import Example
 from cl.rules.gating import Asked
 from cl.rules.planning import days
@@ -510,30 +512,25 @@ def checks(found: Sequence[dict[str, Any]]) -> str:
     """The looks at an experiment."""
     rows = []
     for check in found:
-        seen = check["numbers"]
-        scale = max(abs(seen["champion"]["score"] or 0.0), 0.1)
-        low, high = (seen.get(name) for name in ("lower", "upper"))
-        bounds = "" if low is None or high is None else f"{low / scale:+.0%} to {high / scale:+.0%}"
-        arms = (seen["champion"], seen["challenger"])
+        seen = from_numbers(check["numbers"])
         rows.append(
             (
                 check["number"],
                 check["at"],
-                " / ".join(str(arm["requests"]) for arm in arms),
-                "-" if check["lift"] is None else f"{check['lift']:+.1%}",
-                bounds,
+                f"{seen.champion.requests} / {seen.challenger.requests}",
+                verdicts.told(seen),
                 check["decision"],
                 check["reason"].replace("_", " "),
                 check["acted"],
             )
         )
-    headers = ("Check", "At", "Answers", "Lift", "Between", "Verdict", "Because", "Done")
+    headers = ("Check", "At", "Answers", "Lift", "Verdict", "Because", "Done")
     return table(headers, rows, "Nobody has looked yet.")
 
 
 def recomputed(then: Comparison, now: Comparison) -> str:
     """A look of the past beside the same worked out anew."""
-    is_same = (then.decision, then.reason) == (now.decision, now.reason)
+    is_same = verdicts.is_same(then, now)
     title = "The same verdict" if is_same else "Not the same verdict"
     text = f"Then: {then.decision}, {then.text} Worked out anew from the log: {now.decision}, {now.text}"
     return card(title, now.decision, text, colour="good" if is_same else "bad")
