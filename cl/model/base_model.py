@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ from typing import Any
 from cl import files
 from cl.model.versions import MANIFEST, BadVersion, verify, write_manifest
 from cl.settings import DEFAULT_MODEL, child_environment
+
+_building = threading.RLock()
 
 Say = Callable[[str, float | None], None]  # what is going on, and how much of it is done
 
@@ -263,15 +266,15 @@ def _convert_gguf(gguf: Path, folder: Path, say: Say) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    quiet_transformers()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent),
-            gguf_file=gguf.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        )
+        with one_at_a_time():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(gguf.parent),
+                gguf_file=gguf.name,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
     except Exception as problem:
         # The parsers raise struct.error, OverflowError, even bare Exception.
         if getattr(problem, "errno", None) == errno.ENOSPC:
@@ -281,6 +284,18 @@ def _convert_gguf(gguf: Path, folder: Path, say: Say) -> None:
         ) from None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """While transformers puts a model together, no other thread of this process does so too.
+
+    It changes torch's default dtype meanwhile, which all threads share. Two at a time would leave it
+    changed, and what computes at the same time must name the dtype of every tensor it makes.
+    """
+    with _building:
+        quiet_transformers()
+        yield
 
 
 def quiet_transformers() -> None:

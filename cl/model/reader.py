@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cl.model.base_model import BaseModel, quiet_transformers
+from cl.model.base_model import BaseModel, one_at_a_time
 from cl.model.engine.conversation import plain_ids
 from cl.records import Message
 from cl.rules import answer_features
@@ -60,11 +60,11 @@ class Reader:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        quiet_transformers()
         self._tokenizer = AutoTokenizer.from_pretrained(base.folder, local_files_only=True)
-        self._model: Any = AutoModel.from_pretrained(
-            base.folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
-        ).eval()
+        with one_at_a_time():
+            self._model: Any = AutoModel.from_pretrained(
+                base.folder, dtype=torch.bfloat16, local_files_only=True, use_safetensors=True
+            ).eval()
         self._layer = _cut_off(self._model)
         _make_fast(self._model)
         _let_go_of_the_file(self._model)

@@ -5,17 +5,18 @@ milliseconds and can go wrong in its own way.
 """
 
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cl.model.base_model import BaseModel
+from cl.model.base_model import BaseModel, one_at_a_time
 from cl.model.engine import native
 from cl.model.engine.loading import Loaded, load
 from cl.model.engine.native import NotCompiled, compiled
+from cl.model.reader import Reader
 from cl.model.versions import BadVersion, VersionStore
 from cl.settings import ServingOptions
 from tests.model.talking import ask, said, started
@@ -230,6 +231,22 @@ def test_engines_of_one_process_that_start_at_the_same_time_compile_once(machine
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda _: compiled(16, 2, machine.models), range(3)))
     assert (machine.compiled, len(machine.kept)) == (1, 1)
+
+
+def test_models_are_put_together_one_after_the_other(machine: Machine, base: BaseModel) -> None:
+    """Meanwhile torch's default dtype is another one, for every thread."""
+    machine.install()
+    with ThreadPoolExecutor(2) as pool:
+        with one_at_a_time():
+            torch.set_default_dtype(torch.bfloat16)
+            try:
+                loading, reading = pool.submit(machine.start, base), pool.submit(Reader, base)
+                assert not wait([loading, reading], timeout=1).done
+            finally:
+                torch.set_default_dtype(torch.float32)
+        assert loading.result().stage == "compiled"
+        assert reading.result().size
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_a_library_that_computes_something_else_is_not_used(

@@ -352,6 +352,31 @@ def test_a_network_in_8_bits_stays_close(build: Build, tmp_path: Path) -> None:
         assert (ours - exact).abs().mean() < 0.1 * exact.std()
 
 
+def test_a_default_dtype_that_another_thread_sets_changes_nothing(
+    build: Build, tmp_path: Path
+) -> None:
+    """transformers sets it for the whole process while it loads a model."""
+    config = hf.LlamaConfig(**{**SMALL, "max_position_embeddings": 512}, head_dim=16)
+    write_adapter(config, tmp_path, 1)
+    rows, versions = [some_tokens(300, 1), some_tokens(33, 2)], ["base", "v0001"]
+    for make in (build, lambda: TorchOps(BF16)):
+        found = []
+        for default in (torch.float32, BF16):
+            network = network_of(model_of(config, BF16), make())
+            torch.set_default_dtype(default)
+            try:
+                adapters = {"v0001": network.load_adapter(tmp_path)}
+                logits = step_through(network, rows, versions, adapters)
+            finally:
+                torch.set_default_dtype(torch.float32)
+            found.append([torch.stack(list(row.values())) for row in logits])
+            if isinstance(network.ops, NativeOps):
+                assert network.ops._scratch.dtype == torch.float32
+        for usual, other in zip(*found, strict=True):
+            assert other.dtype == torch.float32
+            assert torch.equal(usual, other)
+
+
 def test_an_odd_number_of_inputs_is_left_to_torch(build: Build) -> None:
     model = model_of(hf.LlamaConfig(**{**SMALL, "intermediate_size": 47}, head_dim=16), BF16)
     with pytest.raises(NotLlamaLike, match="odd"):

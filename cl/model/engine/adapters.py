@@ -112,7 +112,7 @@ def _layer(
         downs, ups = [], []
         for name in names:
             out, into = sizes[name]
-            down, up = torch.zeros(rank, into), torch.zeros(rank, out)
+            down, up = (torch.zeros(rank, size, dtype=torch.float32) for size in (into, out))
             if name in here:
                 a, b = here[name]["A"], here[name]["B"]
                 if a.shape[1] != into or b.shape != (out, len(a)):

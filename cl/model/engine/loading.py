@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from cl.model.base_model import BaseModel, quiet_transformers
+from cl.model.base_model import BaseModel, one_at_a_time
 from cl.model.engine.native import NativeOps, NotCompiled, compiled
 from cl.model.engine.network import NotLlamaLike, read, refuse_other_builds
 from cl.model.engine.ops import TorchOps, can_prepack
@@ -39,7 +39,7 @@ class Loaded:
 
 def load(base: BaseModel, options: ServingOptions, folder: Path) -> Loaded:
     """The base model, ready to answer. What is compiled is kept in `folder`."""
-    with ThreadPoolExecutor(1, "compiler") as pool:
+    with ThreadPoolExecutor(1, "compiler") as pool, one_at_a_time():
         compiling = pool.submit(_native, base, options, folder)
         model = load_model(base, torch.float32 if options.weights == "fp32" else torch.bfloat16)
         writer, stage, why = _writer(model, options, compiling)
@@ -57,11 +57,11 @@ def load_model(base: BaseModel, dtype: torch.dtype = torch.bfloat16) -> Any:
     """The base model as transformers has it, on the GPU if there is one."""
     from transformers import AutoModelForCausalLM
 
-    quiet_transformers()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
-        base.folder, dtype=dtype, local_files_only=True, use_safetensors=True
-    )
+    with one_at_a_time():
+        model = AutoModelForCausalLM.from_pretrained(
+            base.folder, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
     return model.eval().to(device)
 
 

@@ -68,7 +68,7 @@ class NativeOps(TorchOps):
             getattr(self._library, name).argtypes = arguments
             getattr(self._library, name).restype = None
         self._threads = torch.get_num_threads()
-        self._scratch = torch.empty(0)
+        self._scratch = torch.empty(0, dtype=torch.float32)
 
     def layout(self, head: int) -> Layout:
         return Layout(_WIDTH, (head // 2, _WIDTH, 2), 2, (head, 2))
@@ -152,7 +152,7 @@ class NativeOps(TorchOps):
 
     def _room(self, floats: int) -> int:
         if len(self._scratch) < floats:
-            self._scratch = torch.empty(floats)
+            self._scratch = torch.empty(floats, dtype=torch.float32)
         return int(self._scratch.data_ptr())
 
 

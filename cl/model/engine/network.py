@@ -68,7 +68,7 @@ class Network:
         self._norm = _norm(model.model.norm)
         self._head = _linear([model.lm_head], ops, exact=True)
         self._rotary = model.model.rotary_emb
-        self._cos = self._sin = torch.empty(0, self.head, device=self.device)
+        self._cos = self._sin = torch.empty(0, self.head, dtype=torch.float32, device=self.device)
 
     def new_cache(self, slots: int) -> Cache:
         return Cache(

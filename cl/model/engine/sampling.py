@@ -14,7 +14,7 @@ def draw(logits: Tensor, wishes: Sequence[Sampling], dice: Sequence[random.Rando
     tokens: list[int] = logits.argmax(-1).tolist()
     drawn = [i for i, wish in enumerate(wishes) if wish.temperature > 0]
     if drawn:
-        heat = torch.tensor([[wishes[i].temperature] for i in drawn], device=logits.device)
+        heat = logits.new_tensor([[wishes[i].temperature] for i in drawn])
         probabilities = torch.softmax(logits[drawn] / heat, -1)
         for row, i in zip(probabilities, drawn, strict=True):
             tokens[i] = _nucleus(row, wishes[i].top_p, dice[i].random())

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from cl.model.base_model import one_at_a_time
 from cl.model.engine.adapters import Adapter
 from cl.model.engine.batch import Batch, Feed
 from cl.model.engine.network import DAMAGED, Network
@@ -143,7 +144,7 @@ class GenerateWriter:
     def load(self, version: str, folder: Path) -> None:
         from peft import PeftConfig, PeftModel
 
-        with self._one:
+        with self._one, one_at_a_time():
             try:
                 if self._peft is None:
                     config = PeftConfig.from_pretrained(str(folder))
@@ -164,7 +165,7 @@ class GenerateWriter:
     def step(self, rows: Sequence[Row], accept: Accept) -> None:
         row = rows[0]
         try:
-            with self._one, self._speaking_as(row.version) as model:
+            with self._one, one_at_a_time(), self._speaking_as(row.version) as model:
                 self._write(model, row, accept)
         except Exception as problem:
             log.exception("the answer of %s failed", row.version)
