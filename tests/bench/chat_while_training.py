@@ -4,12 +4,12 @@
 
 The real engine answers questions that come at random moments, and in turns, side by side in one run:
 
-    idle            nothing else runs
+    idle            nothing else runs: the training is stopped
     alone           a training runs and nobody asks: what its speed is compared with
     lowest priority a training runs, in the processor's idle time only (SCHED_IDLE)
     held            the same, and it is stopped (SIGSTOP) while an answer is written, as in the app
 
-Prints the time to the first token and to the end of the answers, each beside idle, and the steps a
+One training goes through all of it. Prints the time to the first token and to the end of the answers, each beside idle, and the steps a
 minute of the training. A training in idle time stands still while anybody else computes, so a phase
 in which others used the processors is made again, for so many minutes in all.
 """
@@ -22,7 +22,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -45,6 +45,8 @@ from tests.bench.serving import percentile, question
 
 ANSWER_TOKENS = 64
 MEAN_PAUSE = 4.0  # seconds from one question to the next
+EPOCHS = 12  # of a demo's training set: half an hour
+SETTLING = 2.0  # seconds between two phases
 TARGET = 1.5  # times the idle time to the first token, 95th percentile
 MOST_OTHERS = 0.15  # of one processor
 PHASES = ("idle", "alone", "lowest priority", "held")
@@ -97,7 +99,10 @@ def write_set(folder: Path, engine: EmbeddedEngine, base: BaseModel) -> Path:
 
 @contextmanager
 def training(job: TrainingJob, data: Path, folder: Path) -> Iterator[Callable[[], int]]:
-    """A training that is at work within the block; gives how many steps it has made so far."""
+    """A training that is at work within the block; gives how many steps it has made so far.
+
+    Before its first step it asks the base model what it makes of the rehearsal texts: minutes.
+    """
     at, stop = Progress("starting"), threading.Event()
 
     def follow(progress: Progress) -> bool:
@@ -167,31 +172,32 @@ class Bench:
         self.engine = EmbeddedEngine(self._base, self._versions, ServingOptions())
         self.engine.ensure(BASE)
         self._data = data or write_set(scratch / "data", self.engine, self._base)
-        self._asked = self._trainings = 0
+        self._phase = "alone"
+        self._asked = 0
 
-    def run(self, phase: str, turn: int) -> Found:
-        found = Found()
+    def training(self) -> AbstractContextManager[Callable[[], int]]:
+        # Learns next to nothing, so that it goes on until it is ended; every epoch has rehearsal
+        # texts of its own, which take their time before the first step.
+        options = TrainingOptions(learning_rate=1e-7, max_epochs=EPOCHS)
+        job = TrainingJob(self._base, self._versions, options, 0, self._is_stopped)
+        return training(job, self._data, self._scratch / "run")
+
+    def run(self, phase: str, turn: int, steps: Callable[[], int]) -> Found:
+        self._phase, found = phase, Found()
+        time.sleep(SETTLING)
         # The same pauses in each phase of a turn, but other questions: a known one is read faster.
         pauses = _pauses(self._seconds, random.Random(turn))
-        if phase == "idle":
-            processors = Processors()
+        processors, began, before = Processors(), time.monotonic(), steps()
+        if phase == "alone":
+            time.sleep(self._seconds)
+        else:
             self._chat(pauses, found)
-            found.others = processors.others()
-            return found
-        is_busy = self.engine.is_busy if phase == "held" else lambda: False
-        # Learns next to nothing, so that it goes on until it is ended.
-        options = TrainingOptions(learning_rate=1e-7, max_epochs=100)
-        job = TrainingJob(self._base, self._versions, options, 0, is_busy)
-        self._trainings += 1
-        with training(job, self._data, self._scratch / str(self._trainings)) as steps:
-            processors, began, before = Processors(), time.monotonic(), steps()
-            if phase == "alone":
-                time.sleep(self._seconds)
-            else:
-                self._chat(pauses, found)
-            found.steps, found.seconds = steps() - before, time.monotonic() - began
-            found.others = processors.others()
+        found.steps, found.seconds = steps() - before, time.monotonic() - began
+        found.others = processors.others()
         return found
+
+    def _is_stopped(self) -> bool:
+        return self._phase == "idle" or (self._phase == "held" and self.engine.is_busy())
 
     def _chat(self, pauses: list[float], found: Found) -> None:
         asyncio.run(_chat(self.engine, self._asked, pauses, found))
@@ -255,12 +261,15 @@ def main() -> None:
     with TemporaryDirectory() as name:
         scratch = Path(name)
         bench = Bench(options.models or scratch / "models", scratch, options.data, options.seconds)
-        bench.run("idle", 0)  # warms up
-        for turn, phase in product(range(1, options.rounds + 1), PHASES):
-            while (one := bench.run(phase, turn)).others > MOST_OTHERS and time.monotonic() < until:
-                print(f"round {turn}, {phase}: others had {one.others:.0%}, again", flush=True)
-            print(f"round {turn}, {phase}: others had {one.others:.0%} of a processor", flush=True)
-            found[phase].add(one)
+        with bench.training() as steps:
+            bench.run("idle", 0, steps)  # warms up
+            for turn, phase in product(range(1, options.rounds + 1), PHASES):
+                one = bench.run(phase, turn, steps)
+                while one.others > MOST_OTHERS and time.monotonic() < until:
+                    print(f"round {turn}, {phase}: others had {one.others:.0%}, again", flush=True)
+                    one = bench.run(phase, turn, steps)
+                print(f"round {turn}, {phase}: others had {one.others:.0%}", flush=True)
+                found[phase].add(one)
         bench.engine.close()
     report(found)
 
