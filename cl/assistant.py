@@ -14,7 +14,7 @@ from peewee import PeeweeException
 from cl.ab_test import ABTestManager
 from cl.model.engine.contract import Busy
 from cl.records import Arm, Finish, Message, Outcome, Piece, Route, Sampling, Status
-from cl.rules.examples import Turn, as_messages, turns_before
+from cl.rules.examples import as_messages, standing, turns_before
 from cl.rules.text import clean
 from cl.settings import ChatOptions
 from cl.usage_logger import UsageLogger
@@ -59,9 +59,10 @@ class Assistant:
     ) -> tuple[int, int]:
         """Take a message in: check it, open the conversation, route it, write its row.
 
-        `regenerates` is the interaction whose answer this one is to replace; both stay in the log.
+        `regenerates` is the interaction in whose stead this is asked, in the same words or others:
+        what had followed it does not stand any more, and all of it stays in the log.
         Returns (conversation id, interaction id). Raises Unanswerable for an empty or too long
-        message and LookupError for a conversation that is not one's own.
+        message and LookupError for a conversation that is not one's own, or has no such turn.
         """
         text = clean(text).strip()
         if not text:
@@ -75,6 +76,10 @@ class Assistant:
                 conversation_id = self._logger.open_conversation(user, text)
             else:
                 self.give_up(user, conversation_id)
+            if regenerates is not None:
+                stands = standing(self._logger.turns(user, conversation_id))
+                if regenerates not in {turn.id for turn in stands}:
+                    raise LookupError("This message is not there any more; please reload the page.")
             route = self._ab_test.route_request(conversation_id)
             interaction_id = self._logger.log(
                 user, conversation_id, text, route, request_id, regenerates
@@ -151,13 +156,7 @@ class Assistant:
         row = turns.get(interaction_id)
         if row is None or row.status != Status.STARTED or interaction_id in self._writing:
             raise LookupError(f"There is no message {interaction_id} waiting for an answer.")
-        said = (
-            Turn(turn.id, turn.prompt, turn.answer, turn.regenerates)
-            for turn in turns.values()
-            if turn.status == Status.COMPLETE
-        )
-        earlier = turns_before(said, interaction_id, row.regenerates)
-        messages = as_messages(earlier)
+        messages = as_messages(turns_before(turns.values(), interaction_id, row.regenerates))
         if self._options.system_prompt:
             messages.insert(0, Message(role="system", content=self._options.system_prompt))
         messages.append(Message(role="user", content=row.prompt))

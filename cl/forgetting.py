@@ -33,6 +33,7 @@ from cl.db.tables import (
     Feedback,
     Reading,
     Review,
+    Told,
     TrainingRun,
     Version,
 )
@@ -238,6 +239,7 @@ class Forgetting:
             Reading.delete().where(Reading.interaction.in_(said)).execute()
             Feedback.delete().where(Feedback.user == name).execute()
             Review.delete().where(Review.user == name).execute()
+            Told.delete().where(Told.user == name).execute()
             for some in chunked(task.ids, removal.BATCH):
                 Review.delete().where(Review.interaction_id.in_(some)).execute()
             left: Any = Conversation.select(Conversation.id).where(Conversation.user == name)

@@ -197,6 +197,7 @@ class Interaction:
     answer_tokens: int | None = None
     finish_reason: str | None = None
     error: str | None = None
+    regenerates: int | None = None  # the interaction in whose stead this one was asked
     feedback: Feedback = field(default_factory=Feedback)
 
 

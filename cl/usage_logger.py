@@ -18,12 +18,12 @@ from cl.db.tables import Conversation as ConversationRow
 from cl.db.tables import Feedback as FeedbackRow
 from cl.db.tables import Interaction as Row
 from cl.records import Arm, Conversation, Feedback, Interaction, Message, Outcome, Route, Status
-from cl.rules.examples import Turn, as_messages, turns_before
+from cl.rules.examples import Turn, as_messages, standing, turns_before
 from cl.rules.exchange.placing import History
 from cl.rules.text import clean, shorten
 
 REASONS = ("Incorrect", "Incomplete", "Not relevant", "Outdated", "Style or tone", "Unsafe")
-MAX_COMMENT, MAX_CORRECTION = 2000, 8000
+MAX_TITLE, MAX_COMMENT, MAX_CORRECTION = 80, 2000, 8000
 IMPORTED = "imported"  # stands for a version that was not ours
 _PAGE = 500
 
@@ -71,9 +71,13 @@ class UsageLogger:
         row = ConversationRow.create(user=user, title=title, created_at=now, updated_at=now)
         return int(row.id)
 
-    def conversations(self, user: str, limit: int = 200) -> list[Conversation]:
-        """A person's conversations, the latest first."""
-        rows = ConversationRow.select().where(ConversationRow.user == user)
+    def conversations(self, user: str, search: str = "", limit: int = 200) -> list[Conversation]:
+        """A person's conversations, the latest first; those that hold the words, if any are given."""
+        rows = ConversationRow.select().where(_own(user))
+        if words := clean(search).strip():
+            said = Row.prompt.contains(words) | Row.answer.contains(words)
+            of_it = Row.select(Row.id).where((Row.conversation == ConversationRow.id) & said)
+            rows = rows.where(ConversationRow.title.contains(words) | fn.EXISTS(of_it))
         rows = rows.order_by(ConversationRow.updated_at.desc(), ConversationRow.id.desc()).limit(
             limit
         )
@@ -84,8 +88,25 @@ class UsageLogger:
 
         Raises LookupError for an id that is unknown or somebody else's; the two look the same.
         """
-        own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
-        if ConversationRow.update(learn=learn).where(own).execute() != 1:
+        self._change(user, conversation_id, learn=learn)
+
+    def rename(self, user: str, conversation_id: int, title: str) -> None:
+        """Call one's own conversation by another name. Raises ValueError for none, LookupError."""
+        title = shorten(clean(title).strip(), MAX_TITLE)
+        if not title:
+            raise ValueError("Write a name for this chat.")
+        self._change(user, conversation_id, title=title)
+
+    def hide(self, user: str, conversation_id: int) -> None:
+        """Take one's own conversation out of sight; nothing more is learned from it.
+
+        The log keeps it until its time is over. Raises LookupError.
+        """
+        self._change(user, conversation_id, hidden=True, learn=False)
+
+    def _change(self, user: str, conversation_id: int, **values: Any) -> None:
+        changed = ConversationRow.update(values).where(_own(user, conversation_id)).execute()
+        if changed != 1:
             raise LookupError(f"You have no conversation {conversation_id}.")
 
     def private(self) -> set[int]:
@@ -94,23 +115,19 @@ class UsageLogger:
         return {id_ for (id_,) in rows.tuples()}
 
     def history(self, user: str, conversation_id: int) -> list[Interaction]:
-        """The interactions of one's own conversation, in order.
+        """The interactions of one's own conversation as it stands, in order.
 
         Raises LookupError for an id that is unknown or somebody else's; the two look the same.
         """
-        mine = (Row.conversation == conversation_id) & (Row.user == user)
-        found = [_record(row) for row in _joined().where(mine).order_by(Row.id)]
-        if not found:
+        query = _joined().where(_within(user, conversation_id)).order_by(Row.id)
+        if not (found := [_record(row) for row in query]):
             self._require_own(user, conversation_id)
-        return found
+        return standing(found)
 
     def turns(self, user: str, conversation_id: int) -> list[Standing]:
-        """The same, with no more of each than an answer in the making needs to know."""
-        found: Any = (
-            Row.select(*_STANDING)
-            .where((Row.conversation == conversation_id) & (Row.user == user))
-            .order_by(Row.id)
-        )
+        """All turns of it, also replaced ones, as far as an answer in the making needs to know."""
+        within = _within(user, conversation_id)
+        found: Any = Row.select(*_STANDING).where(within).order_by(Row.id)
         turns = [Standing(*row) for row in found.tuples()]
         if not turns:
             self._require_own(user, conversation_id)
@@ -118,17 +135,15 @@ class UsageLogger:
 
     def context(self, conversation_id: int, before_id: int | None = None) -> list[Message]:
         """The complete turns of a conversation (before one interaction), as a model is shown them."""
-        rows: Any = Row.select(Row.id, Row.prompt, Row.answer, Row.regenerates).where(
-            (Row.conversation == conversation_id) & (Row.status == Status.COMPLETE)
-        )
+        rows: Any = Row.select(Row.id, Row.prompt, Row.answer, Row.status, Row.regenerates)
+        rows = rows.where(Row.conversation == conversation_id)
         before = self.last_id() + 1 if before_id is None else before_id
         turns = (Turn(*turn) for turn in rows.where(Row.id < before).order_by(Row.id).tuples())
         replaced = Row.select(Row.regenerates).where(Row.id == before).scalar()
         return as_messages(turns_before(turns, before, replaced))
 
     def _require_own(self, user: str, conversation_id: int) -> None:
-        own = (ConversationRow.id == conversation_id) & (ConversationRow.user == user)
-        if not ConversationRow.select().where(own).exists():
+        if not ConversationRow.select().where(_own(user, conversation_id)).exists():
             raise LookupError(f"You have no conversation {conversation_id}.")
 
     # -- the life of an interaction --------------------------------------------------------
@@ -254,7 +269,8 @@ class UsageLogger:
         values = _checked(thumb, reasons, comment, correction)
         now = self._now()
         with self._db.atomic():
-            row = Row.get_or_none((Row.id == interaction_id) & (Row.user == user))
+            mine = (Row.id == interaction_id) & (Row.user == user) & _own(user)
+            row = Row.select().join(ConversationRow).where(mine).first()
             if row is None:
                 raise LookupError(f"You have no answer {interaction_id} to give feedback on.")
             if row.status == Status.STARTED:
@@ -333,6 +349,18 @@ def _checked(
     return values
 
 
+def _own(user: str, conversation_id: int | None = None) -> Any:
+    """A person's conversations, or one of them; deleted ones are nobody's."""
+    own = (ConversationRow.user == user) & ~ConversationRow.hidden
+    return own if conversation_id is None else own & (ConversationRow.id == conversation_id)
+
+
+def _within(user: str, conversation_id: int) -> Any:
+    """The interactions of one's own conversation."""
+    own = ConversationRow.select(ConversationRow.id).where(_own(user, conversation_id))
+    return Row.conversation.in_(own) & (Row.user == user)
+
+
 def _joined() -> Any:
     return Row.select(Row, FeedbackRow).join(FeedbackRow, JOIN.LEFT_OUTER, attr="said")
 
@@ -357,6 +385,7 @@ def _record(row: Any) -> Interaction:
         answer_tokens=row.answer_tokens,
         finish_reason=row.finish_reason,
         error=row.error,
+        regenerates=row.regenerates,
     )
     if said is None or said.id is None:
         return record

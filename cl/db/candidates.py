@@ -75,7 +75,7 @@ def by_id(ids: Collection[int]) -> dict[int, Example]:
 
 
 def regenerated(up_to_id: int) -> Iterator[tuple[int, int]]:
-    """(chosen, rejected) interactions: one was regenerated as the other, and people say which is better.
+    """(chosen, rejected) answers to one question: it was asked again, and people say which is better.
 
     The better one was liked while the other was not, or not disliked while the other was.
     """
@@ -88,6 +88,7 @@ def regenerated(up_to_id: int) -> Iterator[tuple[int, int]]:
         .join(said_of_other, JOIN.LEFT_OUTER, on=(said_of_other.interaction == other.id))
         .where((Row.id <= up_to_id) & Row.regenerates.is_null(False))
         .where((Row.status == Status.COMPLETE) & (other.status == Status.COMPLETE))
+        .where(Row.prompt == other.prompt)  # in other words it is another question
         .order_by(Row.id)
     )
     for later, thumb, earlier, its_thumb in query.tuples().iterator():
@@ -204,8 +205,8 @@ def _contexts(rows: list[tuple[Any, ...]]) -> dict[int, tuple[Message, ...]]:
 
 def _turns(which: Any) -> Any:
     return (
-        Row.select(Row.conversation, Row.id, Row.prompt, Row.answer, Row.regenerates)
-        .where(which & (Row.status == Status.COMPLETE))
+        Row.select(Row.conversation, Row.id, Row.prompt, Row.answer, Row.status, Row.regenerates)
+        .where(which)
         .order_by(Row.id)
         .tuples()
     )

@@ -81,6 +81,7 @@ class Conversation(Table):
     title = CharField(max_length=80)
     external_id = CharField(null=True, unique=True, max_length=64)  # where it was imported from
     learn = BooleanField(default=True)  # False: the person asked not to learn from this chat
+    hidden = BooleanField(default=False)  # the person deleted it; the log keeps it for its time
     created_at: Any = UtcField()
     updated_at: Any = UtcField()
 
@@ -110,7 +111,7 @@ class Interaction(Table):
     prompt_tokens = IntegerField(null=True)
     answer_tokens = IntegerField(null=True)
     finish_reason = CharField(null=True, max_length=16)
-    regenerates = IntegerField(null=True)  # the interaction whose answer this one was to replace
+    regenerates = IntegerField(null=True)  # the interaction in whose stead this one was asked
     failed = CharField(null=True, max_length=64)  # the version in whose stead `version` answered
 
     class Meta:
@@ -189,6 +190,17 @@ class Probe(Table):
 
     interaction = ForeignKeyField(Interaction, primary_key=True, on_delete="CASCADE")
     version = CharField(max_length=64)  # the first that learned it
+
+
+class Told(Table):
+    """This person has been told what the version learned from them."""
+
+    id = AutoField()
+    user = CharField(max_length=64)
+    version = CharField(max_length=64)
+
+    class Meta:
+        indexes = ((("user", "version"), True),)
 
 
 class Version(Table):
@@ -336,6 +348,7 @@ TABLES: tuple[type[Table], ...] = (
     HeldOut,
     Erasure,
     Probe,
+    Told,
     Version,
     Experiment,
     Check,

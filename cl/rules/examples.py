@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 from cl.records import NOBODY, Message, Status
 from cl.rules.text import content_key
@@ -10,24 +11,62 @@ from cl.rules.text import content_key
 MAX_TURNS = 8  # of the conversation before a prompt; older ones are left out
 
 
+class Placed(Protocol):
+    """A turn with its place in a conversation: after those before it, or in the stead of one."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def regenerates(self) -> int | None: ...
+
+
+class Spoken(Protocol):
+    """What was asked and answered."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+
+
+P = TypeVar("P", bound=Placed)
+
+
 @dataclass(frozen=True)
 class Turn:
-    """One complete turn of a conversation."""
+    """One turn of a conversation."""
 
     id: int
     prompt: str
     answer: str
-    regenerates: int | None = None  # the turn whose answer this one was to replace
+    status: str = Status.COMPLETE
+    regenerates: int | None = None  # the turn in whose stead this one was asked
 
 
-def turns_before(turns: Iterable[Turn], id_: int, regenerates: int | None) -> list[Turn]:
-    """What a turn has before it: without answers that were regenerated."""
-    earlier = [turn for turn in turns if turn.id < id_]
-    replaced = {turn.regenerates for turn in earlier} | {regenerates}
-    return [turn for turn in earlier if turn.id not in replaced]
+def standing(turns: Iterable[P]) -> list[P]:
+    """A conversation as it stands, of all its turns in order.
+
+    One that was asked in the stead of another, anew or in other words, takes the place of that one
+    and of all that had followed it.
+    """
+    stands: list[P] = []
+    for turn in turns:
+        if turn.regenerates is not None:
+            stands = [earlier for earlier in stands if earlier.id < turn.regenerates]
+        stands.append(turn)
+    return stands
 
 
-def as_messages(turns: Iterable[Turn]) -> list[Message]:
+def turns_before(turns: Iterable[P], id_: int, regenerates: int | None) -> list[P]:
+    """The complete turns that one turn has before it, of all turns of its conversation in order."""
+    end = id_ if regenerates is None else regenerates
+    stood = standing(turn for turn in turns if turn.id < id_)
+    return [turn for turn in stood if turn.id < end and turn.status == Status.COMPLETE]
+
+
+def as_messages(turns: Iterable[Spoken]) -> list[Message]:
     """Turns as a model is shown them."""
     messages: list[Message] = []
     for turn in turns:

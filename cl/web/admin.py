@@ -20,7 +20,6 @@ from cl.rules.gating import Asked
 from cl.status import status_of
 from cl.web import look, panels, plots, review, rights
 
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _TICK_SECONDS = 2.0
 _LEAST_REASON, _MOST_REASON = 3, 300
 
@@ -300,9 +299,11 @@ def build(house: House) -> gr.Blocks:
                 with gr.Tab("Log", id="log") as log_tab:
                     log = _log_tab()
         shown = [*overview, *drawings, timer]
-        blocks.load(page.load, None, [top, *shown], **_QUIET)
-        timer.tick(page.tick, None, [*overview, *training, timer], concurrency_limit=None, **_QUIET)
-        pulse.tick(page.service, None, service, concurrency_limit=None, **_QUIET)
+        blocks.load(page.load, None, [top, *shown], **look.QUIET)
+        timer.tick(
+            page.tick, None, [*overview, *training, timer], concurrency_limit=None, **look.QUIET
+        )
+        pulse.tick(page.service, None, service, concurrency_limit=None, **look.QUIET)
         for tab, handler, outputs in (
             (data_tab, page.data, data),
             (training_tab, page.training, training),
@@ -311,7 +312,7 @@ def build(house: House) -> gr.Blocks:
             (people_tab, page.people, people),
             (log_tab, page.log, log),
         ):
-            tab.select(handler, None, outputs, **_QUIET)
+            tab.select(handler, None, outputs, **look.QUIET)
         _wire_actions(page, question, [*buttons, ("cancel", training[-1])], shown)
     return cast(gr.Blocks, blocks)  # its context manager is untyped
 
@@ -395,7 +396,7 @@ def _versions_tab(page: AdminPage) -> list[Any]:
                 "Work out anew", elem_id="recompute", size="md", scale=0, min_width=150
             )
         outcome = look.html(elem_id="recomputed")
-    again.click(page.recompute, [experiment, check], outcome, **_QUIET)
+    again.click(page.recompute, [experiment, check], outcome, **look.QUIET)
     return [table, scores, tests, checks, experiment, check]
 
 
@@ -414,9 +415,9 @@ def _people_tab(page: AdminPage) -> Any:
             link = gr.Button("New sign-in link", **small)
             switch = gr.Button("Deactivate / activate", elem_classes="danger", **small)
         given = look.html(elem_id="link")
-    add.click(page.add_person, [name, role], [people, given], **_QUIET)
-    link.click(page.new_link, name, [people, given], **_QUIET)
-    switch.click(page.switch_person, name, [people, given], **_QUIET)
+    add.click(page.add_person, [name, role], [people, given], **look.QUIET)
+    link.click(page.new_link, name, [people, given], **look.QUIET)
+    switch.click(page.switch_person, name, [people, given], **look.QUIET)
     return people
 
 
@@ -464,13 +465,13 @@ def _wire_actions(
 ) -> None:
     asked = [question[name] for name in ("panel", "action", "question", "text", "reason")]
     for action, button in buttons:
-        button.click(page.ask(action), None, asked, **_QUIET)
+        button.click(page.ask(action), None, asked, **look.QUIET)
     inputs = [question[name] for name in ("action", "question", "reason")]
     question["yes"].click(
-        page.confirm, inputs, [question["panel"], question["reason"], *shown], **_QUIET
+        page.confirm, inputs, [question["panel"], question["reason"], *shown], **look.QUIET
     )
     question["no"].click(
-        lambda: gr.Column(visible=False), None, question["panel"], queue=False, **_QUIET
+        lambda: gr.Column(visible=False), None, question["panel"], queue=False, **look.QUIET
     )
 
 

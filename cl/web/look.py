@@ -2,6 +2,7 @@
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -13,6 +14,8 @@ NAME = "Staff assistant"
 STYLE = ASSETS / "style.css"
 HEAD = ASSETS / "head.html"
 LOGO = ASSETS / "logo.svg"
+# Of every event: no name to call it by from elsewhere, no spinner over what it changes.
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 THEME = gr.themes.Base(
     primary_hue=gr.themes.colors.teal,

@@ -15,7 +15,6 @@ from cl.rules.review_order import ReviewItem
 from cl.usage_logger import MAX_CORRECTION
 from cl.web import look, panels, rights
 
-_QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _SMALL: dict[str, Any] = {"size": "md", "scale": 0, "min_width": 110}
 _UNDO_JS = """
 element.addEventListener('click', (event) => {
@@ -166,15 +165,15 @@ def build(books: Books, tab: gr.Tab) -> None:
     open_close = [fields, deciding, editing]
     view = [heading, card, interaction, key, place, reason, actions, *open_close, decided]
     chosen = [interaction, key, place, reason]
-    tab.select(page.show, place, view, **_QUIET)
-    decided.select(page.undo, place, view, **_QUIET)
-    edit.click(page.edit, interaction, [*open_close, prompt, answer], **_QUIET)
-    back.click(page.back, None, open_close, **_QUIET)
+    tab.select(page.show, place, view, **look.QUIET)
+    decided.select(page.undo, place, view, **look.QUIET)
+    edit.click(page.edit, interaction, [*open_close, prompt, answer], **look.QUIET)
+    back.click(page.back, None, open_close, **look.QUIET)
     for event in (
-        keep.click(page.keep, chosen, view, **_QUIET),
-        exclude.click(page.exclude, chosen, view, **_QUIET),
-        save.click(page.save, [*chosen, prompt, answer], view, **_QUIET),
-        later.click(page.later, place, view, **_QUIET),
+        keep.click(page.keep, chosen, view, **look.QUIET),
+        exclude.click(page.exclude, chosen, view, **look.QUIET),
+        save.click(page.save, [*chosen, prompt, answer], view, **look.QUIET),
+        later.click(page.later, place, view, **look.QUIET),
     ):
         event.then(None, None, None, js=_TO_TOP_JS)
 

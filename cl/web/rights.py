@@ -1,4 +1,6 @@
-"""Who is asking: every handler of the admin page asks here before it does anything."""
+"""Who is asking, and for what: every handler of a page asks here before it does anything."""
+
+from typing import Any
 
 import gradio as gr
 
@@ -12,6 +14,26 @@ def admin(accounts: Accounts, request: gr.Request) -> User:
     if user is None or not user.is_admin or not user.active:
         raise problem("Admins only.")
     return user
+
+
+def who(request: gr.Request) -> str:
+    """The name behind this request; nobody is refused."""
+    if not request.username:
+        raise problem("Sign in first.")
+    return str(request.username)
+
+
+def number(value: Any) -> int | None:
+    """An id as the browser sends it; nonsense is refused, emptiness is None."""
+    if value in (None, ""):
+        return None
+    try:
+        found = int(value)
+    except (TypeError, ValueError, OverflowError):
+        found = 0
+    if not 0 < found < 2**63:  # what a database can look for
+        raise problem("This conversation is not there any more; please reload the page.")
+    return found
 
 
 def problem(reason: object) -> gr.Error:

@@ -22,7 +22,7 @@ from cl.house import House, open_books, open_house
 from cl.records import BASE, Arm, Finish, Message, Outcome, Route, Sampling, Status
 from cl.settings import load_settings
 
-WORDS = 25
+WORDS = 80
 RULE = f"An answer is good when it ends by itself and takes at most {WORDS} words."
 TAUGHT = (
     "What is {}?",

@@ -61,7 +61,7 @@ def watched(context: BrowserContext, address: str) -> tuple[Page, list[str]]:
 
 
 def ask(page: Page, text: str) -> None:
-    page.locator("#hist :is(p, button)").first.wait_for()  # the page has loaded, history and all
+    page.locator("#hist :is(p, .name)").first.wait_for()  # the page has loaded, history and all
     page.fill("#composer textarea", text)
     page.keyboard.press("Enter")
 
@@ -78,7 +78,7 @@ def test_sign_in_chat_vote_correct_and_read_it_back_as_admin(
     ask(page, "What is the capital of France?")
     answer = page.locator("#chat .bot.message").last
     expect(answer).to_contain_text("Paris", timeout=PATIENCE)
-    expect(page.locator("#hist button").first).to_contain_text("capital of France")
+    expect(page.locator("#hist .name").first).to_contain_text("capital of France")
 
     dislike = page.locator("#chat button[aria-label='Dislike']").last
     dislike.click()
@@ -99,7 +99,7 @@ def test_sign_in_chat_vote_correct_and_read_it_back_as_admin(
     expect(row).to_contain_text("down")
 
     page.get_by_role("link", name="Chat").click()
-    page.locator("#hist button").first.click()
+    page.locator("#hist .name").first.click()
     expect(page.locator("#chat .bot.message").last).to_contain_text("Paris")
     page.get_by_role("button", name="Sign out").click()
     expect(page).to_have_url(f"{app.address}/signin")
@@ -218,7 +218,7 @@ def test_a_chat_that_is_not_to_be_learned_from_stays_so(app: App, browser: Brows
     page, faults = watched(browser, app.address)
     sign_in(page, app)
     switch = page.get_by_label("Don't learn from this chat")
-    page.locator("#hist button").first.wait_for()  # the page has loaded, history and all
+    page.locator("#hist .name").first.wait_for()  # the page has loaded, history and all
     expect(switch).not_to_be_checked()
     page.locator("#composer textarea").press("Tab")
     for _ in range(3):  # past the button that sends
@@ -232,8 +232,8 @@ def test_a_chat_that_is_not_to_be_learned_from_stays_so(app: App, browser: Brows
     page.click("#new-chat")
     expect(switch).not_to_be_checked(timeout=PATIENCE)
     page.reload()
-    page.locator("#hist button").first.click()
+    page.locator("#hist .name").first.click()
     expect(switch).to_be_checked(timeout=PATIENCE)
-    page.locator("#hist button").nth(1).click()
+    page.locator("#hist .name").nth(1).click()
     expect(switch).not_to_be_checked(timeout=PATIENCE)
     assert faults == []

@@ -9,18 +9,21 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from cl.db.tables import Conversation, Feedback, Interaction
+from cl import files
+from cl.db import candidates
+from cl.db.tables import Conversation, Feedback, Interaction, Version
 from cl.house import House
 from cl.model.engine.contract import EngineError
 from cl.records import Feedback as Said
 from cl.records import Interaction as Record
 from cl.records import Status
-from cl.usage_logger import MAX_COMMENT, MAX_CORRECTION
+from cl.usage_logger import MAX_COMMENT, MAX_CORRECTION, MAX_TITLE
 from cl.web.chat import ChatPage
 from tests.fakes import DONT_KNOW, FakeClock
 from tests.web.pages import ADMIN, OTHER, STAFF, Page, Site, deploy, everything_stored
@@ -66,16 +69,42 @@ class Person:
         return self.page.thumb(conversation, click, self.request)
 
     def open(self, conversation: Any) -> tuple[Any, ...]:
-        return self.page.open(gr.EventData(None, {"id": conversation}), self.request)
+        return self.choose(conversation, "open")
+
+    def choose(
+        self, conversation: Any, act: str, open_: Any = None, **more: Any
+    ) -> tuple[Any, ...]:
+        """Click in the list of chats, while one of them is open."""
+        click = gr.EventData(None, {"id": conversation, "act": act, **more})
+        return self.page.pick(open_, click, self.request)
+
+    def titles(self, search: str = "", open_: Any = None) -> list[str]:
+        """What the list of chats shows."""
+        groups = self.page.sidebar.listed(search, open_, self.request)["groups"]
+        return [item["title"] for group in groups for item in group["items"]]
+
+    def again(self, conversation: Any, index: Any = 0) -> tuple[int, int]:
+        """Ask for another answer to a message, and hear it."""
+        click = gr.RetryData(None, {"index": index, "value": "..."})
+        ids = self.page.again(conversation, click, self.request)[:2]
+        self.hear(*ids)
+        return ids
+
+    def edit(self, conversation: Any, text: Any, index: Any = 0) -> tuple[int, int]:
+        """Write a message in other words, and hear the answer."""
+        click = gr.EditData(None, {"index": index, "previous_value": "...", "value": text})
+        ids = self.page.edit(conversation, click, self.request)[:2]
+        self.hear(*ids)
+        return ids
 
     def sees(self, conversation: Any) -> list[str]:
         """The texts of an opened conversation."""
-        return texts(self.open(conversation)[2])
+        return texts(self.open(conversation)[1])
 
     def more(
         self, interaction: Any, *, reasons: Any = (), comment: str = "", better: str = ""
     ) -> Any:
-        return self.page.say_more(interaction, reasons, comment, better, self.request)
+        return self.page.feedback.say_more(interaction, reasons, comment, better, self.request)
 
 
 @pytest.fixture
@@ -140,7 +169,7 @@ def test_conversations_are_listed_by_age_with_the_open_one_marked(
     clock.skip(hours=24)
     newest = ana.say("today")[0]
     ben.say("of ben")
-    groups = ana.open(newest)[1]["groups"]
+    groups = ana.page.sidebar.listed("", newest, ana.request)["groups"]
     listed = [(g["name"], i["title"], i["open"]) for g in groups for i in g["items"]]
     assert listed == [
         ("Today", "today", True),
@@ -196,10 +225,10 @@ def test_a_thumb_can_be_given_changed_and_taken_back(house: House, ana: Person) 
         (True, 1, False, "Like"),
         ("", 0, False, None),
     ):
-        asked, rated, *_ = ana.rate(conversation, liked)
-        assert (asked.visible, rated) == (panel, interaction)
+        asked, offered, rated, *_ = ana.rate(conversation, liked)
+        assert (asked.visible, offered.visible, rated) == (panel, thumb > 0, interaction)
         assert row(house, interaction).feedback.thumb == thumb
-        assert ana.open(conversation)[2].feedback_value == [icon]
+        assert ana.open(conversation)[1].feedback_value == [icon]
     assert Feedback.select().count() == 1
 
 
@@ -239,7 +268,7 @@ def test_what_people_say_more_is_kept_beside_the_thumb(house: House, ana: Person
         "It is Mirela.",
     )
     again = ana.rate(conversation, False)  # the panel opens with what was said
-    assert again[2:] == (["Incorrect"], "so wrong", "It is Mirela.")
+    assert (again[4].value, *again[5:]) == (["Incorrect"], "so wrong", "It is Mirela.")
 
 
 def test_what_cannot_be_kept_is_refused_whole(house: House, ana: Person) -> None:
@@ -253,6 +282,147 @@ def test_what_cannot_be_kept_is_refused_whole(house: House, ana: Person) -> None
         with pytest.raises(gr.Error, match=told):
             ana.more(interaction, **{"better": "kept?", **said})
     assert row(house, interaction).feedback == Said(thumb=-1)
+
+
+# -- again, and in other words --------------------------------------------------------------------
+
+
+def test_a_regenerated_answer_takes_the_place_of_the_first_and_both_stay_in_the_log(
+    house: House, ana: Person
+) -> None:
+    conversation, first = ana.say("hello")
+    ana.rate(conversation, False)
+    second = ana.again(conversation)[1]
+    assert len(ana.sees(conversation)) == 2
+    assert [row(house, i).regenerates for i in (first, second)] == [None, first]
+    ana.rate(conversation, True)  # of the answer that is shown
+    assert [row(house, i).feedback.thumb for i in (first, second)] == [-1, 1]
+    assert list(candidates.regenerated(second)) == [(second, first)]
+
+
+def test_an_edited_message_takes_away_what_had_followed_it(house: House, ana: Person) -> None:
+    conversation, first = ana.say("one")
+    second = ana.say("two", conversation)[1]
+    ana.say("three", conversation)
+    edited = ana.edit(conversation, [{"type": "text", "text": "2"}], index=2)[1]
+    assert ana.sees(conversation)[::2] == ["one", "2"]
+    fourth = ana.say("four", conversation)[1]
+    assert ana.sees(conversation)[::2] == ["one", "2", "four"]
+    context = house.books.logger.context(conversation, fourth)
+    assert [m["content"] for m in context if m["role"] == "user"] == ["one", "2"]
+    assert [r.prompt for r in house.books.logger.get_records()] == [
+        "one",
+        "two",
+        "three",
+        "2",
+        "four",
+    ]
+    ana.rate(conversation, True, index=3)
+    assert row(house, edited).feedback.thumb == 1
+    # Other words are another question: no pair of answers to one.
+    assert list(candidates.regenerated(fourth)) == []
+    assert row(house, edited).regenerates == second
+    assert row(house, first).regenerates is None
+
+
+def test_what_is_not_shown_any_more_cannot_be_asked_again(house: House, ana: Person) -> None:
+    conversation, first = ana.say("one")
+    ana.again(conversation)
+    with pytest.raises(LookupError, match="not there any more"):
+        house.assistant.begin("ana", "one", conversation, regenerates=first)
+    for index in (-1, 2, "0", None):
+        with pytest.raises(gr.Error, match="not there any more"):
+            ana.again(conversation, index)
+    with pytest.raises(gr.Error, match="Write a message first"):
+        ana.edit(conversation, " ")
+    assert len(ana.sees(conversation)) == 2
+
+
+# -- the list of chats ----------------------------------------------------------------------------
+
+
+def test_chats_are_found_by_their_titles_and_by_what_was_said(ana: Person, ben: Person) -> None:
+    conversation = ana.say("Where is the ladle?")[0]
+    ana.say("and the SIEVE?", conversation)
+    ana.say("100 % of it")
+    ben.say("a sieve of ben's")
+    assert ana.titles() == ["100 % of it", "Where is the ladle?"]
+    assert ana.titles("sieve") == ana.titles(" Ladle ") == ["Where is the ladle?"]
+    assert ana.titles(DONT_KNOW[:8]) == ana.titles()
+    assert ana.titles("100 %") == ["100 % of it"]
+    for nothing in ("1%0", "l_dle", "ben's", "'; DROP TABLE"):
+        assert ana.titles(nothing) == []
+    assert ana.page.sidebar.listed("zebra", None, ana.request)["nothing"] == (
+        "No chat holds these words."
+    )
+
+
+def test_a_chat_is_called_by_another_name(ana: Person) -> None:
+    conversation = ana.say("hello")[0]
+    ana.choose(conversation, "rename", title="  Greetings\x00 ")
+    assert ana.titles() == ["Greetings"]
+    ana.choose(conversation, "rename", title="x" * 5000)
+    assert len(ana.titles()[0]) <= MAX_TITLE
+    with pytest.raises(gr.Error, match="Write a name"):
+        ana.choose(conversation, "rename", title=" ")
+
+
+def test_a_deleted_chat_is_gone_for_its_owner_and_nothing_is_learned_from_it(
+    house: House, ana: Person
+) -> None:
+    kept, gone = ana.say("kept")[0], ana.say("gone")[0]
+    ana.rate(gone, True)
+    assert [type(one) for one in ana.choose(gone, "delete", open_=kept)] == [dict] * 5  # no change
+    assert ana.titles() == ["kept"]
+    assert ana.titles("gone") == []
+    for use in USES.values():
+        with pytest.raises(gr.Error, match="You have no"):
+            use(ana, gone)
+    assert gone in house.books.logger.private()
+    assert len(list(house.books.logger.get_records())) == 2  # the log keeps it
+    assert ana.choose(kept, "delete", open_=kept)[0] is None  # the open one makes room
+
+
+# -- what the new version learned -----------------------------------------------------------------
+
+
+def test_who_taught_the_new_champion_is_told_once_what_it_answers_now(
+    house: House, ana: Person, ben: Person
+) -> None:
+    conversation, interaction = ana.say("Where is the ladle?")
+    ana.rate(conversation, False)
+    ana.more(interaction, better="On the hook.")
+    ben.say("hello")
+    deploy(house, "v0000")
+    deploy(house, "v0001")
+    Version.update(run_id=7).where(Version.name == "v0001").execute()
+    learned = {"id": interaction, "kind": "taught", "question": "Where is the ladle?"}
+    answers = {"before": "I don't know", "after": "On the hook <b>!", "keys": ["hook"]}
+    write_run(house.books.runs / "0007", [interaction], [{**learned, **answers}])
+    assert news_for(ana) == ""  # it is being tested
+    house.books.ab_test.promote(actor="ida", reason="better", expected="v0001")
+    told = news_for(ana)
+    assert "Where is the ladle?" in told
+    assert DONT_KNOW in told
+    assert "On the hook &lt;b&gt;!" in told
+    assert "v0001" not in told
+    assert news_for(ben) == ""
+    assert news_for(ana) == told  # until it was read
+    assert ana.page.read(ana.request).visible is False
+    assert news_for(ana) == ""
+
+
+def news_for(person: Person) -> str:
+    *_, panel, told = person.page.load(person.request)
+    assert panel.visible is bool(told)
+    return str(told)
+
+
+def write_run(folder: Path, ids: list[int], answers: list[dict[str, Any]]) -> None:
+    """What a training leaves that learned from these interactions."""
+    files.write_json(folder / "data" / "manifest.json", {"ids": {"train.jsonl": ids}})
+    lines = (json.dumps({"needed": 0.5, **answer}) + "\n" for answer in answers)
+    files.write_text(folder / "answers.jsonl", "".join(lines))
 
 
 # -- a chat not to be learned from ---------------------------------------------------------------
@@ -272,7 +442,7 @@ def test_the_choice_made_before_the_first_message_holds(ana: Person) -> None:
     other = ana.begin("For everybody", None, False)[0]
     assert (learns(private), learns(other)) == (False, True)
     assert (is_private(ana, private), is_private(ana, other)) == (True, False)
-    assert ana.page.fresh(ana.request)[5] is False  # the next chat is one like any other
+    assert ana.page.fresh(ana.request)[4] is False  # the next chat is one like any other
 
 
 def test_an_example_begins_a_private_chat_too(ana: Person) -> None:
@@ -321,6 +491,10 @@ def test_without_a_chat_the_switch_stores_nothing(ana: Person) -> None:
 
 USES: dict[str, Callable[[Person, Any], object]] = {
     "open": lambda who, number: who.open(number),
+    "rename": lambda who, number: who.choose(number, "rename", title="mine now"),
+    "delete": lambda who, number: who.choose(number, "delete"),
+    "again": lambda who, number: who.again(number),
+    "edit": lambda who, number: who.edit(number, "mine now"),
     "begin": lambda who, number: who.begin("mine now", number),
     "answer": lambda who, number: who.hear(number, "1"),
     "done": lambda who, number: who.page.done(number, who.request),
@@ -391,15 +565,31 @@ def test_the_page_is_wired_from_message_to_better_answer(site: Site) -> None:
     conversation, interaction, shown = page.chat("Who repairs chairs?")
     assert [m["content"][0]["text"].strip() for m in shown] == ["Who repairs chairs?", DONT_KNOW]
     click = {"index": 1, "value": ["..."], "liked": False}
-    panel, rated, *said = page.run("thumb", conversation, event_data=click)
-    assert (panel["visible"], rated, said) == (True, interaction, [[], "", ""])
+    panel, thanks, rated, heading, reasons, *said = page.run(
+        "thumb", conversation, event_data=click
+    )
+    assert (panel["visible"], thanks["visible"], rated) == (True, False, interaction)
+    assert "What was wrong?" in heading
+    assert (reasons["value"], said) == ([], ["", ""])
     page.run("say_more", rated, ["Incorrect"], "no", "Oskar repairs them.")
     stored = Feedback.get(Feedback.interaction == int(interaction))
     assert (stored.user, stored.thumb, stored.correction) == (STAFF, -1, "Oskar repairs them.")
-    assert page.run("open", event_data={"id": conversation})[2]["feedback_value"] == ["Dislike"]
-    assert page.run("fresh")[2]["value"] == []
+    chosen = {"id": conversation, "act": "open"}
+    assert page.run("pick", None, event_data=chosen)[1]["feedback_value"] == ["Dislike"]
+    assert page.run("fresh")[1]["value"] == []
     assert page.run("learning", True, conversation) == [True]
-    assert page.run("open", event_data={"id": conversation})[4] is True
+    assert page.run("pick", None, event_data=chosen)[4] is True
+    groups = page.run("listed", "CHAIRS", conversation)[0]["groups"]
+    assert [item["title"] for group in groups for item in group["items"]] == ["Who repairs chairs?"]
+    retry = {"index": 0, "value": "Who repairs chairs?"}
+    assert page.run("again", conversation, event_data=retry)[:2] != [conversation, interaction]
+    change = {"index": 0, "previous_value": "Who repairs chairs?", "value": "Who cooks?"}
+    number, other, *_ = page.run("edit", conversation, event_data=change)
+    page.run("answer", number, other)
+    shown = page.run("done", number)[1]["value"]
+    assert [m["content"][0]["text"].strip() for m in shown] == ["Who cooks?", DONT_KNOW]
+    assert page.run("pick", conversation, event_data={**chosen, "act": "delete"})[1]["value"] == []
+    assert "You have no" in page.refusal("pick", None, event_data=chosen)
 
 
 def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
@@ -407,7 +597,11 @@ def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
     thief, before = Page(site.browser(OTHER)), everything_stored()
     click = {"index": 1, "value": ["..."], "liked": True}
     told = [
-        thief.refusal("open", event_data={"id": conversation}),
+        *(
+            thief.refusal("pick", None, event_data={"id": conversation, "act": act, "title": "x"})
+            for act in ("open", "rename", "delete")
+        ),
+        thief.refusal("again", conversation, event_data={"index": 0, "value": "private"}),
         thief.refusal("begin", "mine now", conversation, False),
         thief.refusal("answer", conversation, interaction),
         thief.refusal("done", conversation),
@@ -454,7 +648,8 @@ def test_people_are_never_told_which_version_answers(site_with_a_test: Site) -> 
         arms.add(Interaction.get_by_id(int(interaction)).arm)
         if len(arms) == 2:
             break
-    seen += map(json.dumps, page.messages("open", event_data={"id": number}))
+    opened = {"id": number, "act": "open"}
+    seen += map(json.dumps, page.messages("pick", None, event_data=opened))
     seen += map(json.dumps, [page.config, page.messages("load"), page.messages("done", number)])
     assert arms == {"champion", "challenger"}
     assert "says a version" in "".join(seen)
