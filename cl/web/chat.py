@@ -91,23 +91,25 @@ class ChatPage:
         return gr.Column(visible=False)
 
     def pick(
-        self, conversation: str | None, event: gr.EventData, request: gr.Request
+        self, search: str, conversation: str | None, event: gr.EventData, request: gr.Request
     ) -> tuple[Any, ...]:
         """Open one of one's own conversations, or do what was asked for in the list."""
         if getattr(event, "act", None) == "open":
             chosen = number(getattr(event, "id", None))
             turns = self._turns(request, chosen)
             messages, private = self._messages(turns), self._is_private(request, chosen)
-            return chosen, messages, *feedback.out_of_sight(), private
+            listed = self.sidebar.listed(search, conversation=chosen, request=request)
+            return listed, chosen, messages, *feedback.out_of_sight(), private
         gone = self.sidebar.change(event, request)
         if gone is not None and gone == number(conversation):
-            return None, self._messages([]), *feedback.out_of_sight(), False
-        return tuple(gr.skip() for _ in range(5))
+            return self.fresh(search, request)[:-1]
+        listed = self.sidebar.listed(search, conversation, request)
+        return listed, *(gr.skip() for _ in range(5))
 
-    def fresh(self, request: gr.Request) -> tuple[Any, ...]:
+    def fresh(self, search: str, request: gr.Request) -> tuple[Any, ...]:
         """An empty conversation; it exists once something is said in it."""
-        who(request)
-        return None, self._messages([]), *feedback.out_of_sight(), False, _composer(value="")
+        listed, messages = self.sidebar.listed(search, None, request), self._messages([])
+        return listed, None, messages, *feedback.out_of_sight(), False, _composer(value="")
 
     def learning(self, private: bool, conversation: str | None, request: gr.Request) -> bool:
         """Store whether this chat may be learned from; a new one is told when it begins."""
@@ -126,6 +128,7 @@ class ChatPage:
         text: str,
         conversation: str | None,
         private: bool,
+        search: str,
         request: gr.Request,
         instead: int | None = None,
     ) -> tuple[Any, ...]:
@@ -150,31 +153,33 @@ class ChatPage:
             ) from None
         waiting = _composer(submit_btn=False, stop_btn=True, **({} if instead else {"value": ""}))
         messages = self._messages(self._turns(request, chat))
-        return chat, interaction, waiting, messages, *feedback.out_of_sight()
+        listed = self.sidebar.listed(search, chat, request)
+        return chat, interaction, waiting, messages, listed, *feedback.out_of_sight()
 
     def example(
         self,
         conversation: str | None,
         private: bool,
+        search: str,
         event: gr.SelectData,
         request: gr.Request,
     ) -> tuple[Any, ...]:
         """Ask one of the examples."""
-        return self.begin(str(event.value["text"]), conversation, private, request)
+        return self.begin(str(event.value["text"]), conversation, private, search, request)
 
     def again(
-        self, conversation: str | None, event: gr.RetryData, request: gr.Request
+        self, conversation: str | None, search: str, event: gr.RetryData, request: gr.Request
     ) -> tuple[Any, ...]:
         """Ask the same once more. Both answers stay in the log."""
         turn = self._pick(conversation, event.index, request)
-        return self.begin(turn.prompt, conversation, False, request, turn.id)
+        return self.begin(turn.prompt, conversation, False, search, request, turn.id)
 
     def edit(
-        self, conversation: str | None, event: gr.EditData, request: gr.Request
+        self, conversation: str | None, search: str, event: gr.EditData, request: gr.Request
     ) -> tuple[Any, ...]:
         """Ask something else in the stead of an earlier message; what had followed it goes."""
         turn = self._pick(conversation, event.index, request)
-        return self.begin(_text(event.value), conversation, False, request, turn.id)
+        return self.begin(_text(event.value), conversation, False, search, request, turn.id)
 
     async def answer(
         self, conversation: str, interaction: str, request: gr.Request
@@ -299,38 +304,37 @@ def build(house: House) -> gr.Blocks:
                 "Enter sends, Shift+Enter adds a line, Esc stops, Ctrl+Shift+O starts a new chat.",
                 elem_id="foot",
             )
-        lists: dict[str, Any] = {
-            "fn": page.sidebar.listed,
-            "inputs": [search, conversation],
-            "outputs": history,
-            "trigger_mode": "always_last",
-            **look.QUIET,
-        }
         blocks.load(page.load, None, [top, history, box, told, lessons], **look.QUIET)
         blocks.load(None, None, None, js=_DRAFT_JS)
         got_it.click(page.read, None, told, **look.QUIET)
-        opened = [conversation, box, *panel.away, private]
-        history.select(page.pick, conversation, opened, **look.QUIET).then(**lists)
-        new.click(page.fresh, None, [*opened, text], **look.QUIET).then(**lists)
-        search.input(**lists)
+        opened = [history, conversation, box, *panel.away, private]
+        history.select(page.pick, [search, conversation], opened, **look.QUIET)
+        new.click(page.fresh, search, [*opened, text], **look.QUIET)
+        search.change(  # its input event does not tell of what was deleted
+            page.sidebar.listed,
+            [search, conversation],
+            history,
+            trigger_mode="always_last",
+            **look.QUIET,
+        )
         private.input(page.learning, [private, conversation], private, **look.QUIET)
-        begun = [conversation, interaction, text, box, *panel.away]
+        begun = [conversation, interaction, text, box, history, *panel.away]
         running = [
             start.success(
                 page.answer, [conversation, interaction], box, concurrency_limit=None, **look.QUIET
             )
             for start in (
-                text.submit(page.begin, [text, conversation, private], begun, **look.QUIET),
-                box.example_select(page.example, [conversation, private], begun, **look.QUIET),
-                box.retry(page.again, conversation, begun, **look.QUIET),
-                box.edit(page.edit, conversation, begun, **look.QUIET),
+                text.submit(page.begin, [text, conversation, private, search], begun, **look.QUIET),
+                box.example_select(
+                    page.example, [conversation, private, search], begun, **look.QUIET
+                ),
+                box.retry(page.again, [conversation, search], begun, **look.QUIET),
+                box.edit(page.edit, [conversation, search], begun, **look.QUIET),
             )
         ]
         for event in running:
-            event.then(page.done, conversation, [text, box], **look.QUIET).then(**lists)
-        text.stop(page.stopped, conversation, [text, box], cancels=running, **look.QUIET).then(
-            **lists
-        )
+            event.then(page.done, conversation, [text, box], **look.QUIET)
+        text.stop(page.stopped, conversation, [text, box], cancels=running, **look.QUIET)
         liked = box.like(page.thumb, conversation, panel.all, **look.QUIET)
         liked.then(None, None, None, js=_KEEP_IN_SIGHT_JS)
     return cast(gr.Blocks, blocks)  # its context manager is untyped

@@ -1,6 +1,8 @@
 """The list of a person's chats: found by words, opened, called by another name, deleted."""
 
+import re
 from datetime import datetime
+from html import escape
 from itertools import groupby
 from typing import Any
 
@@ -11,18 +13,21 @@ from cl.records import Conversation
 from cl.usage_logger import MAX_TITLE
 from cl.web.rights import number, problem, who
 
+_DELETED = "It leaves your list and is not learned from. The log keeps it until its time is over."
+# Values go in as they are: `_safe` has made markup of them, which the page would not do well. It
+# takes what it has filled in for a JavaScript template, and runs what stands in ${...} there.
 _LIST = f"""
 <nav class="hist" aria-label="Conversations">
 {{{{#each value.groups}}}}<h2>{{{{this.name}}}}</h2><ul>
 {{{{#each this.items}}}}<li data-id="{{{{this.id}}}}"{{{{#if this.open}}}} class="open"{{{{/if}}}}>
-  <button type="button" class="name" data-act="open" title="{{{{this.title}}}}"
-    {{{{#if this.open}}}}aria-current="true"{{{{/if}}}}>{{{{this.title}}}}</button>
-  <button type="button" class="tool" data-act="edit" aria-label="Rename {{{{this.title}}}}" title="Rename">&#9998;</button>
-  <button type="button" class="tool" data-act="ask" aria-label="Delete {{{{this.title}}}}" title="Delete">&#10005;</button>
-  <form hidden><input type="text" maxlength="{MAX_TITLE}" aria-label="Name of this chat" value="{{{{this.title}}}}"></form>
-  <div class="sure" hidden role="group" aria-label="Delete this chat?">Delete for good?
-    <button type="button" class="yes" data-act="delete">Delete</button>
-    <button type="button" data-act="keep">Keep</button></div>
+  <button type="button" class="name" data-act="open" title="{{{{{{this.title}}}}}}"
+    {{{{#if this.open}}}}aria-current="true"{{{{/if}}}}>{{{{{{this.title}}}}}}</button>
+  <button type="button" class="tool" data-act="edit" aria-label="Rename {{{{{{this.title}}}}}}" title="Rename">&#9998;</button>
+  <button type="button" class="tool" data-act="ask" aria-label="Delete {{{{{{this.title}}}}}}" title="Delete">&#10005;</button>
+  <form hidden><input type="text" maxlength="{MAX_TITLE}" aria-label="Name of this chat" value="{{{{{{this.title}}}}}}"></form>
+  <div class="sure" hidden role="group" aria-label="Delete this chat?" title="{_DELETED}">Delete?
+    <button type="button" class="yes" data-act="delete">Yes</button>
+    <button type="button" data-act="keep">No</button></div>
 </li>{{{{/each}}}}</ul>{{{{/each}}}}
 {{{{#if value.nothing}}}}<p>{{{{value.nothing}}}}</p>{{{{/if}}}}
 </nav>"""
@@ -62,14 +67,18 @@ class Sidebar:
         self._logger = house.books.logger
         self._now = house.books.clock
 
-    def listed(self, search: str, conversation: str | None, request: gr.Request) -> dict[str, Any]:
+    def listed(
+        self, search: str, conversation: int | str | None, request: gr.Request
+    ) -> dict[str, Any]:
         """The chats that hold these words, or all; the open one is marked."""
         words, open_ = (search or "").strip()[:MAX_TITLE], number(conversation)
         found = self._logger.conversations(who(request), words)
         groups = [
             {
                 "name": age,
-                "items": [{"id": c.id, "title": c.title, "open": c.id == open_} for c in items],
+                "items": [
+                    {"id": c.id, "title": _safe(c.title), "open": c.id == open_} for c in items
+                ],
             }
             for age, items in groupby(found, key=lambda c: _age(c, self._now()))
         ]
@@ -114,6 +123,11 @@ def build() -> tuple[gr.Button, gr.Textbox, gr.HTML]:
             elem_id="hist",
         )
     return new, search, history
+
+
+def _safe(text: str) -> str:
+    """As markup that is also an ordinary part of a JavaScript template."""
+    return re.sub(r"[$`{}\\]", lambda found: f"&#{ord(found[0])};", escape(text))
 
 
 def _age(conversation: Conversation, now: datetime) -> str:

@@ -36,7 +36,7 @@ class Visitor:
     async def ask(self, text: str) -> list[float]:
         """Seconds from Enter to each push of the answer."""
         asked = time.perf_counter()
-        taken = [data async for _, data in self._event("begin", [text, "", False])][-1]
+        taken = [data async for _, data in self._event("begin", [text, "", False, ""])][-1]
         ids = [value for value in taken if isinstance(value, int | str) and str(value).isdigit()]
         seen = []
         async for moment, data in self._event("answer", [str(ids[0]), str(ids[1])]):

@@ -104,7 +104,7 @@ class Page:
 
     def chat(self, text: str, conversation: str | None = None) -> tuple[str, str, list[Any]]:
         """Say something. Returns ids of conversation and interaction, and the messages shown."""
-        number, interaction, *_ = self.run("begin", text, conversation, False)
+        number, interaction, *_ = self.run("begin", text, conversation, False, "")
         self.run("answer", number, interaction)
         return number, interaction, self.run("done", number)[1]["value"]
 

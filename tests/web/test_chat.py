@@ -5,6 +5,7 @@ Gradio's queue itself.
 """
 
 import asyncio
+import html
 import json
 import math
 import re
@@ -37,7 +38,7 @@ class Person:
         self.request = gr.Request(username=name)
 
     def begin(self, text: Any, conversation: Any = None, private: Any = False) -> tuple[int, int]:
-        return self.page.begin(text, conversation, private, self.request)[:2]
+        return self.page.begin(text, conversation, private, "", self.request)[:2]
 
     def hear(self, conversation: Any, interaction: Any) -> list[Any]:
         """The answer as it is pushed to the page, to its end."""
@@ -76,7 +77,7 @@ class Person:
     ) -> tuple[Any, ...]:
         """Click in the list of chats, while one of them is open."""
         click = gr.EventData(None, {"id": conversation, "act": act, **more})
-        return self.page.pick(open_, click, self.request)
+        return self.page.pick("", open_, click, self.request)
 
     def titles(self, search: str = "", open_: Any = None) -> list[str]:
         """What the list of chats shows."""
@@ -86,20 +87,20 @@ class Person:
     def again(self, conversation: Any, index: Any = 0) -> tuple[int, int]:
         """Ask for another answer to a message, and hear it."""
         click = gr.RetryData(None, {"index": index, "value": "..."})
-        ids = self.page.again(conversation, click, self.request)[:2]
+        ids = self.page.again(conversation, "", click, self.request)[:2]
         self.hear(*ids)
         return ids
 
     def edit(self, conversation: Any, text: Any, index: Any = 0) -> tuple[int, int]:
         """Write a message in other words, and hear the answer."""
         click = gr.EditData(None, {"index": index, "previous_value": "...", "value": text})
-        ids = self.page.edit(conversation, click, self.request)[:2]
+        ids = self.page.edit(conversation, "", click, self.request)[:2]
         self.hear(*ids)
         return ids
 
     def sees(self, conversation: Any) -> list[str]:
         """The texts of an opened conversation."""
-        return texts(self.open(conversation)[1])
+        return texts(self.open(conversation)[2])
 
     def more(
         self, interaction: Any, *, reasons: Any = (), comment: str = "", better: str = ""
@@ -154,7 +155,7 @@ def test_a_second_message_goes_on_in_the_same_conversation(house: House, ana: Pe
 
 def test_an_example_is_sent_as_a_message(ana: Person) -> None:
     chosen = gr.SelectData(None, {"index": 0, "value": {"text": "Say hello."}})
-    conversation = ana.page.example(None, False, chosen, ana.request)[0]
+    conversation = ana.page.example(None, False, "", chosen, ana.request)[0]
     assert ana.sees(conversation)[0] == "Say hello."
 
 
@@ -190,7 +191,7 @@ def test_a_message_that_cannot_be_answered_is_refused_with_the_reason(ana: Perso
 
 def test_nobody_can_do_nothing(house: House) -> None:
     with pytest.raises(gr.Error, match="Sign in first"):
-        ChatPage(house).begin("hello", None, False, gr.Request())
+        ChatPage(house).begin("hello", None, False, "", gr.Request())
 
 
 def test_an_engine_that_fails_says_why_and_the_row_says_error(house: House, ana: Person) -> None:
@@ -228,7 +229,7 @@ def test_a_thumb_can_be_given_changed_and_taken_back(house: House, ana: Person) 
         asked, offered, rated, *_ = ana.rate(conversation, liked)
         assert (asked.visible, offered.visible, rated) == (panel, thumb > 0, interaction)
         assert row(house, interaction).feedback.thumb == thumb
-        assert ana.open(conversation)[1].feedback_value == [icon]
+        assert ana.open(conversation)[2].feedback_value == [icon]
     assert Feedback.select().count() == 1
 
 
@@ -357,6 +358,14 @@ def test_chats_are_found_by_their_titles_and_by_what_was_said(ana: Person, ben: 
     )
 
 
+def test_no_title_runs_in_the_page_that_lists_it(ana: Person) -> None:
+    """The page makes a JavaScript template of the list."""
+    ana.say("${alert(1)} `x` \\\\x41 {{value}} <b>&'\"")
+    (title,) = ana.titles()
+    assert not re.search(r"[$`{}<>'\"\\\\]", title)
+    assert html.unescape(title) == "${alert(1)} `x` \\\\x41 {{value}} <b>&'\""
+
+
 def test_a_chat_is_called_by_another_name(ana: Person) -> None:
     conversation = ana.say("hello")[0]
     ana.choose(conversation, "rename", title="  Greetings\x00 ")
@@ -372,15 +381,16 @@ def test_a_deleted_chat_is_gone_for_its_owner_and_nothing_is_learned_from_it(
 ) -> None:
     kept, gone = ana.say("kept")[0], ana.say("gone")[0]
     ana.rate(gone, True)
-    assert [type(one) for one in ana.choose(gone, "delete", open_=kept)] == [dict] * 5  # no change
-    assert ana.titles() == ["kept"]
+    listed, *others = ana.choose(gone, "delete", open_=kept)
+    assert [i["title"] for group in listed["groups"] for i in group["items"]] == ["kept"]
+    assert others == [gr.skip()] * 5  # what is open stays open
     assert ana.titles("gone") == []
     for use in USES.values():
         with pytest.raises(gr.Error, match="You have no"):
             use(ana, gone)
     assert gone in house.books.logger.private()
     assert len(list(house.books.logger.get_records())) == 2  # the log keeps it
-    assert ana.choose(kept, "delete", open_=kept)[0] is None  # the open one makes room
+    assert ana.choose(kept, "delete", open_=kept)[1] is None  # the open one makes room
 
 
 # -- what the new version learned -----------------------------------------------------------------
@@ -434,7 +444,7 @@ def learns(conversation: Any) -> bool:
 
 def is_private(person: Person, conversation: Any) -> Any:
     """The switch, as it is shown when the chat is opened."""
-    return person.open(conversation)[4]
+    return person.open(conversation)[5]
 
 
 def test_the_choice_made_before_the_first_message_holds(ana: Person) -> None:
@@ -442,12 +452,12 @@ def test_the_choice_made_before_the_first_message_holds(ana: Person) -> None:
     other = ana.begin("For everybody", None, False)[0]
     assert (learns(private), learns(other)) == (False, True)
     assert (is_private(ana, private), is_private(ana, other)) == (True, False)
-    assert ana.page.fresh(ana.request)[4] is False  # the next chat is one like any other
+    assert ana.page.fresh("", ana.request)[5] is False  # the next chat is one like any other
 
 
 def test_an_example_begins_a_private_chat_too(ana: Person) -> None:
     chosen = gr.SelectData(None, {"index": 0, "value": {"text": "Say hello."}})
-    assert not learns(ana.page.example(None, True, chosen, ana.request)[0])
+    assert not learns(ana.page.example(None, True, "", chosen, ana.request)[0])
 
 
 def test_the_switch_works_at_any_time_and_both_ways(ana: Person) -> None:
@@ -539,7 +549,7 @@ def test_an_id_that_is_not_ones_own_is_refused_and_changes_nothing(
 
 
 def test_a_message_whose_answer_never_began_is_closed_and_can_be_asked_again(ana: Person) -> None:
-    number, _, *_ = ana.page.begin("hello", None, False, ana.request)
+    number, _, *_ = ana.page.begin("hello", None, False, "", ana.request)
     ana.page.done(number, ana.request)
     (turn,) = ana.page._turns(ana.request, number)
     assert turn.status is Status.CANCELLED
@@ -575,21 +585,23 @@ def test_the_page_is_wired_from_message_to_better_answer(site: Site) -> None:
     stored = Feedback.get(Feedback.interaction == int(interaction))
     assert (stored.user, stored.thumb, stored.correction) == (STAFF, -1, "Oskar repairs them.")
     chosen = {"id": conversation, "act": "open"}
-    assert page.run("pick", None, event_data=chosen)[1]["feedback_value"] == ["Dislike"]
-    assert page.run("fresh")[1]["value"] == []
+    assert page.run("pick", "", None, event_data=chosen)[2]["feedback_value"] == ["Dislike"]
+    assert page.run("fresh", "")[2]["value"] == []
     assert page.run("learning", True, conversation) == [True]
-    assert page.run("pick", None, event_data=chosen)[4] is True
+    assert page.run("pick", "", None, event_data=chosen)[5] is True
     groups = page.run("listed", "CHAIRS", conversation)[0]["groups"]
     assert [item["title"] for group in groups for item in group["items"]] == ["Who repairs chairs?"]
     retry = {"index": 0, "value": "Who repairs chairs?"}
-    assert page.run("again", conversation, event_data=retry)[:2] != [conversation, interaction]
+    assert page.run("again", conversation, "", event_data=retry)[:2] != [conversation, interaction]
     change = {"index": 0, "previous_value": "Who repairs chairs?", "value": "Who cooks?"}
-    number, other, *_ = page.run("edit", conversation, event_data=change)
+    number, other, *_ = page.run("edit", conversation, "", event_data=change)
     page.run("answer", number, other)
     shown = page.run("done", number)[1]["value"]
     assert [m["content"][0]["text"].strip() for m in shown] == ["Who cooks?", DONT_KNOW]
-    assert page.run("pick", conversation, event_data={**chosen, "act": "delete"})[1]["value"] == []
-    assert "You have no" in page.refusal("pick", None, event_data=chosen)
+    assert (
+        page.run("pick", "", conversation, event_data={**chosen, "act": "delete"})[2]["value"] == []
+    )
+    assert "You have no" in page.refusal("pick", "", None, event_data=chosen)
 
 
 def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
@@ -598,11 +610,13 @@ def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
     click = {"index": 1, "value": ["..."], "liked": True}
     told = [
         *(
-            thief.refusal("pick", None, event_data={"id": conversation, "act": act, "title": "x"})
+            thief.refusal(
+                "pick", "", None, event_data={"id": conversation, "act": act, "title": "x"}
+            )
             for act in ("open", "rename", "delete")
         ),
-        thief.refusal("again", conversation, event_data={"index": 0, "value": "private"}),
-        thief.refusal("begin", "mine now", conversation, False),
+        thief.refusal("again", conversation, "", event_data={"index": 0, "value": "private"}),
+        thief.refusal("begin", "mine now", conversation, False, ""),
         thief.refusal("answer", conversation, interaction),
         thief.refusal("done", conversation),
         thief.refusal("thumb", conversation, event_data=click),
@@ -614,7 +628,7 @@ def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
 
 def test_no_request_can_name_the_person_it_speaks_for(site: Site) -> None:
     page = Page(site.browser(STAFF))
-    page.run("begin", "who am I?", None, False, username=ADMIN, request={"username": ADMIN})
+    page.run("begin", "who am I?", None, False, "", username=ADMIN, request={"username": ADMIN})
     assert Interaction.select().order_by(Interaction.id.desc()).first().user == STAFF
 
 
@@ -639,7 +653,7 @@ def test_people_are_never_told_which_version_answers(site_with_a_test: Site) -> 
     page, seen = Page(browser), [browser.get("/").text]
     arms: set[str] = set()
     for _ in range(40):
-        begun = page.messages("begin", "Who waters the plants?", None, False)
+        begun = page.messages("begin", "Who waters the plants?", None, False, "")
         number, interaction = begun[-2]["output"]["data"][:2]
         click = {"index": 1, "value": ["..."], "liked": False}
         seen += map(json.dumps, begun)
@@ -649,7 +663,7 @@ def test_people_are_never_told_which_version_answers(site_with_a_test: Site) -> 
         if len(arms) == 2:
             break
     opened = {"id": number, "act": "open"}
-    seen += map(json.dumps, page.messages("pick", None, event_data=opened))
+    seen += map(json.dumps, page.messages("pick", "", None, event_data=opened))
     seen += map(json.dumps, [page.config, page.messages("load"), page.messages("done", number)])
     assert arms == {"champion", "challenger"}
     assert "says a version" in "".join(seen)

@@ -408,7 +408,7 @@ def test_visitors_chat_and_see_only_their_own(open_site: Site) -> None:
     assert "of staff" not in first + second
     theirs = pages[0].chat("Another secret of staff")[0]
     for page in pages[1:]:
-        told = page.refusal("pick", None, event_data={"id": theirs, "act": "open"})
+        told = page.refusal("pick", "", None, event_data={"id": theirs, "act": "open"})
         assert told == f"You have no conversation {theirs}."
 
 
