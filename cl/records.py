@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, TypedDict
 
 NOBODY = "imported"  # the user of imported histories that name none
+IMPORTED = "imported"  # stands for a version that was not ours
 BASE = "base"  # the name of the untouched base model wherever a version is named
 
 

@@ -183,6 +183,10 @@ class TrainingOptions:
     learning_rate: float = knob(1e-3, "Peak learning rate", more_than(0))
     lora_plus: float = knob(4.0, "How many times faster B learns than A", more_than(0))
     max_epochs: int = knob(3, "Most passes over the set", between(1, 100))
+    thumbs_learning_rate: float = knob(
+        4e-4, "Peak learning rate where it is taught its own answers only", more_than(0)
+    )
+    thumbs_max_epochs: int = knob(1, "Most passes over such a set", between(1, 100))
     batch_tokens: int = knob(400, "Padded tokens in one step", at_least(16))
     max_example_tokens: int = knob(512, "Longer examples are left out", at_least(16))
     rephrasings: int = knob(

@@ -106,11 +106,18 @@ class TrainingDataGenerator:
             self._limits.seed,
             {c.conversation_id for c in chosen.kept if c.is_correction},
         )
+        # Of dislikes for what nobody liked an answer to, some are held out, too: evidence for the gate.
+        liked = {c.prompt_key for c in chosen.kept}
+        known = {c.conversation_id for c in chosen.kept}
+        known |= {c.conversation_id for c in chosen.disliked if c.prompt_key in liked}
+        apart = {c.conversation_id for c in chosen.disliked} - known
+        val |= splitting.validation_conversations(apart, self._limits.val_share, self._limits.seed)
         for some in _chunks(sorted(val)):
             HeldOut.insert_many(
                 [(c,) for c in some], [HeldOut.conversation]
             ).on_conflict_ignore().execute()
-        prompts = {c.prompt_key for c in chosen.kept if c.conversation_id in val}
+        rated = (*chosen.kept, *chosen.disliked)
+        prompts = {c.prompt_key for c in rated if c.conversation_id in val}
         return _Split(val, out, prompts)
 
     # -- writing ---------------------------------------------------------------------------

@@ -17,14 +17,23 @@ from cl.db import arrivals, observations
 from cl.db.tables import Conversation as ConversationRow
 from cl.db.tables import Feedback as FeedbackRow
 from cl.db.tables import Interaction as Row
-from cl.records import Arm, Conversation, Feedback, Interaction, Message, Outcome, Route, Status
+from cl.records import (
+    IMPORTED,
+    Arm,
+    Conversation,
+    Feedback,
+    Interaction,
+    Message,
+    Outcome,
+    Route,
+    Status,
+)
 from cl.rules.examples import Turn, as_messages, standing, turns_before
 from cl.rules.exchange.placing import History
 from cl.rules.text import clean, shorten
 
 REASONS = ("Incorrect", "Incomplete", "Not relevant", "Outdated", "Style or tone", "Unsafe")
 MAX_TITLE, MAX_COMMENT, MAX_CORRECTION = 80, 2000, 8000
-IMPORTED = "imported"  # stands for a version that was not ours
 _PAGE = 500
 
 

@@ -13,12 +13,13 @@ import pytest
 from peewee import PeeweeException
 
 from cl.ab_test import Refused
+from cl.db import observations
 from cl.db.database import DatabaseProblem, open_database
 from cl.db.removal import GONE
-from cl.db.tables import TABLES, Audit
+from cl.db.tables import TABLES, Audit, Observation
 from cl.forgetting import Forgetting
 from cl.house import Books, House
-from cl.records import BASE, Outcome, Status
+from cl.records import BASE, Arm, Outcome, Status
 from cl.settings import child_environment
 from cl.status import status_of
 from tests.fakes import FakeClock, fake_books, fake_house, talk
@@ -175,3 +176,21 @@ def test_a_person_is_erased_and_old_texts_expire(house: House, clock: FakeClock)
     assert expiring.expire() == 1
     assert {row.user for row in books.logger.get_records()} == {"cleo"}
     assert books.forgetting.erase("cleo", "operator").alias == "erased-2"
+
+
+def test_what_another_process_wrote_late_is_counted_all_the_same(books: Books) -> None:
+    """Rows get their numbers before they can be seen by others."""
+
+    def note(number: int, interaction: int, thumb: int) -> None:
+        about = {"experiment_id": 1, "conversation_id": interaction, "arm": Arm.CHAMPION}
+        Observation.create(id=number, interaction_id=interaction, thumb=thumb, **about)
+
+    note(2, 7, 1)
+    note(5, 8, 0)
+    seen = observations.read(books.database, observations.Ledger(1))
+    note(1, 7, -1)  # before what is known of it already
+    note(3, 8, 1)  # the same
+    note(4, 9, -1)  # of an answer nobody knows yet
+    seen = observations.read(books.database, seen)
+    assert seen.interaction.tolist() == [7, 8, 9]
+    assert seen.arm(Arm.CHAMPION)["feedback"].tolist() == [1, 0, -1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cl.db import candidates
-from cl.db.tables import Conversation, Interaction
+from cl.db.tables import Conversation, HeldOut, Interaction
 from cl.house import Books
 from cl.records import Arm, DataSet, Decision, Outcome, Reviewed, Route, Status
 from cl.settings import DataLimits
@@ -339,6 +339,28 @@ def test_votes_are_what_was_liked_and_what_was_not(books: Books, tmp_path: Path)
     assert made.votes == len(votes) == 8 + 1 + 2
     assert no < fixed
     assert all(row["prompt"][-1]["role"] == "user" for row in votes)
+
+
+def test_of_dislikes_some_are_held_out_too_and_no_question_is_on_both_sides(
+    books: Books, tmp_path: Path
+) -> None:
+    for thing in THINGS:
+        say(books, thing)
+        say(books, thing, thumb=-1, answer="In the river.", user="ben")
+    for number in range(80):
+        for user in ("ana", "ben"):
+            say(books, f"box {number}", user=user, thumb=-1, answer=f"In the pond, {user}.")
+    made = generator(books).generate(tmp_path)
+    votes = [(v["prompt"][-1]["content"], v["split"], v["label"]) for v in rows(made, "votes")]
+    sides = {
+        split: {prompt for prompt, side, _ in votes if side == split} for split in ("train", "val")
+    }
+    assert not sides["train"] & sides["val"]
+    held = [prompt for prompt, side, label in votes if side == "val" and "box" in prompt]
+    assert 10 <= len(held) <= 60
+    conversations = {row.conversation_id for row in Interaction.select() if row.prompt in held}
+    assert {h.conversation_id for h in HeldOut.select()} & conversations
+    assert rows(generator(books).generate(tmp_path / "again"), "votes") == rows(made, "votes")
 
 
 def test_pairs_come_from_corrections_and_from_regenerated_answers(

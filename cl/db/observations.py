@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from peewee import Case, Database, fn
+from peewee import Case, Database, SqliteDatabase, fn
 
 from cl.db.tables import Experiment, Feedback, Observation
 from cl.db.tables import Interaction as Row
@@ -31,6 +31,7 @@ _FLAGS = (  # 8: challenger; 0, 2, 4: thumb down, none, up; 1: error
     + (Observation.thumb + 1) * 2
     + Case(None, ((Observation.is_error, 1),), 0)
 )
+_LATE = 1000  # rows in which a database of several writers may show a lower number after a higher
 _NONE = -1.0  # no quality, no latency: a number, which is read faster than None
 
 
@@ -87,8 +88,13 @@ class Ledger:
 
 
 def read(database: Database, known: Ledger, up_to: int | None = None) -> Ledger:
-    """The ledger with what came in since, up to the row `up_to`."""
-    is_wanted = (Observation.experiment_id == known.experiment_id) & (Observation.id > known.last)
+    """The ledger with what came in since, up to the row `up_to`.
+
+    SQLite has one writer at a time. Elsewhere rows get their numbers before they can be seen, so the
+    latest ones are read again: what another process wrote late is among them.
+    """
+    after = known.last - (0 if isinstance(database, SqliteDatabase) else _LATE)
+    is_wanted = (Observation.experiment_id == known.experiment_id) & (Observation.id > after)
     if up_to is not None:
         is_wanted &= Observation.id <= up_to
     last = Observation.select(fn.MAX(Observation.id)).where(is_wanted).scalar()

@@ -31,7 +31,7 @@ from cl.model.engine.loading import load_model
 from cl.model.training import checkpoints, child
 from cl.model.training.child import Job, Reporter, TrainingProblem
 from cl.model.training.learner import Learner
-from cl.model.training.plan import Step, plan
+from cl.model.training.plan import Step, paced, plan
 from cl.model.training.rewording import Rewording
 from cl.model.training.rows import Judged, Row, RowReader, fair_to_all, preferences
 from cl.model.training.synonyms import Synonyms
@@ -96,7 +96,7 @@ class Training:
         self._report.tell("measuring what the base model knows")
         words = Synonyms(learner.word_vectors, reader.tokenizer)
         rewording = Rewording(reader, Wordings(words.replace), options.rephrasings)
-        steps = plan(rows, judged, options, self._job.seed, rewording)
+        steps = plan(rows, judged, paced(options, rows), self._job.seed, rewording)
         # Which words are near each other is computed: another kind of processor may round otherwise.
         self._workers.agree(checkpoints.digest([[r.ids for r in step.rows] for step in steps]))
         rehearsal = {row.number: row for step in steps for row in step.rows if row.is_rehearsal}

@@ -9,10 +9,11 @@ a model most, whatever there is to learn.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cl.model.training.rewording import Rewording
 from cl.model.training.rows import Judged, Row
+from cl.records import IMPORTED
 from cl.settings import TrainingOptions
 
 _WARM_UP = 0.05  # of all steps
@@ -57,6 +58,18 @@ def epoch_rows(
     count = min(len(rehearsal), max(round(len(taught) * ratio), _FEWEST if ratio else 0))
     stretch = [rehearsal[(epoch * count + i) % len(rehearsal)] for i in range(count)]
     return taught + (stretch if rewording is None else rewording.rehearsed(stretch, dice))
+
+
+def paced(options: TrainingOptions, rows: Sequence[Row]) -> TrainingOptions:
+    """The options for this set. Where all that is taught are its own words, it learns gently.
+
+    Towards answers it has given itself the model needs no more than a nudge, and what goes beyond
+    makes it repeat itself, as `tests/bench/thumbs.py` measures. People's words are new to it.
+    """
+    if any(row.author in ("", IMPORTED) for row in rows if not row.is_rehearsal):
+        return options
+    rate, epochs = options.thumbs_learning_rate, options.thumbs_max_epochs
+    return replace(options, learning_rate=rate, max_epochs=epochs)
 
 
 def plan(

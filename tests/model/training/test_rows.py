@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from cl.model.base_model import BaseModel
 from cl.model.engine.conversation import encode_chat
 from cl.model.training.child import TrainingProblem
-from cl.model.training.plan import batches, epoch_rows, plan
+from cl.model.training.plan import batches, epoch_rows, paced, plan
 from cl.model.training.rows import Judged, Row, RowReader, fair_to_all, preferences
-from cl.records import BASE, Message
+from cl.records import BASE, IMPORTED, Message
 from cl.settings import TrainingOptions
 from tests.model.training.sets import OPTIONS, line
 
@@ -85,6 +85,15 @@ def test_the_rate_rises_quickly_and_falls_to_zero_over_whole_epochs() -> None:
     assert rates[:5] == sorted(rates[:5])
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[-1] == pytest.approx(0.01)
+
+
+def test_where_only_its_own_answers_are_taught_it_learns_in_one_gentle_pass() -> None:
+    own, rehearsal = row(5, 1, author=BASE), row(5, 2, rehearsal=True)
+    gentle = paced(OPTIONS, [own, row(5, 3, author="v0001"), rehearsal])
+    assert gentle.learning_rate == OPTIONS.thumbs_learning_rate < OPTIONS.learning_rate
+    assert gentle.max_epochs == OPTIONS.thumbs_max_epochs
+    for new in (row(5, 4), row(5, 4, author=IMPORTED)):  # a person's words, and another model's
+        assert paced(OPTIONS, [own, new]) == OPTIONS
 
 
 def test_the_seed_decides_the_plan() -> None:
