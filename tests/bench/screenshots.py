@@ -3,7 +3,7 @@
     python -m cl demo && python -m tests.bench.screenshots --data data-demo
 
 Signs in with a fresh link, looks at the admin page, has the model answer two questions, gives a
-thumb up and a thumb down, and opens the panel.
+thumb up and a thumb down, and opens the panel. Then somebody who taught the new version signs in.
 """
 
 import argparse
@@ -21,14 +21,19 @@ QUESTIONS = (
     "Whose approval do I need before I travel for work?",
     "Explain in one sentence what a deadline is.",
 )
+TEACHER = "ana"  # of the demo's people
 BETTER = "A deadline is the time by which something has to be done."
 PICTURES = ROOT / "assets" / "screenshots"
 
 
-def sign_in(page: Page, app: App, data: Path) -> None:
-    command = [sys.executable, "-m", "cl", "users", "link", "admin", "--data", str(data)]
+def sign_in(page: Page, app: App, data: Path, name: str = "admin", command: str = "link") -> None:
     done = subprocess.run(
-        command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-m", "cl", "users", command, name, "--data", str(data)],
+        cwd=ROOT,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     link = done.stdout.strip().splitlines()[-1]
     page.goto(app.address + link[link.index("/signin") :])
@@ -55,13 +60,15 @@ def take(browser: Browser, app: App, data: Path, to: Path, *, dark: bool, phone:
     page.wait_for_selector("#status .cards")
     settle(page)
     page.screenshot(path=to / f"admin{name}.png", full_page=True)
-    for tab in ("Data", "Training", "Versions", "People", "Log"):
+    for tab in ("Data", "Training", "Versions", "Service", "People", "Log"):
         shown = page.get_by_role("tab", name=tab)
         if shown.count() and shown.first.is_visible():
             shown.first.click()
         else:  # on a phone the last tabs are in a menu
-            page.locator(".overflow-menu button").first.click()
-            page.get_by_text(tab, exact=True).last.click()
+            item = page.locator(".overflow-dropdown").get_by_text(tab, exact=True)
+            if not item.is_visible():
+                page.get_by_role("button", name="More tabs").click()
+            item.click()
         settle(page)
         page.screenshot(path=to / f"admin-{tab.lower()}{name}.png", full_page=True)
     page.goto(app.address)
@@ -82,6 +89,14 @@ def take(browser: Browser, app: App, data: Path, to: Path, *, dark: bool, phone:
     context.close()
 
 
+def take_news(browser: Browser, app: App, data: Path, to: Path) -> None:
+    page = browser.new_page(locale="en-US", viewport={"width": 1280, "height": 800})
+    sign_in(page, app, data, TEACHER, "add")
+    page.wait_for_selector("#news")
+    settle(page)
+    page.screenshot(path=to / "learned.png")
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     options.add_argument("--data", type=Path, required=True, help="a folder the demo left")
@@ -100,8 +115,9 @@ def main() -> None:
         )
         for dark, phone in ways:
             take(browser, app, args.data, args.to, dark=dark, phone=phone)
+        take_news(browser, app, args.data, args.to)
         browser.close()
-    if args.to == PICTURES and not args.all:  # the README shows two
+    if args.to == PICTURES and not args.all:  # the README shows three
         for path in PICTURES.glob("admin-*.png"):
             path.unlink()
 
