@@ -25,8 +25,13 @@ def sets(data_dir: Path) -> dict[int, Path]:
 
 def ids_of(folder: Path) -> set[int]:
     """The interactions whose texts this set holds."""
-    listed = {i for some in _manifest(folder).get("ids", {}).values() for i in _flat(some)}
-    return listed.union(*(_ids_in(path) for path in folder.glob("*.jsonl")))
+    return listed_in(folder).union(*(_ids_in(path) for path in folder.glob("*.jsonl")))
+
+
+def listed_in(folder: Path, only: str = "") -> set[int]:
+    """The same as its manifest has it, without reading the set. `only` names one of its files."""
+    ids = _manifest(folder).get("ids", {})
+    return {i for name in ([only] if only else ids) for i in _flat(ids.get(name, []))}
 
 
 def all_ids(data_dir: Path) -> set[int]:

@@ -39,7 +39,7 @@ def latest(user: str, runs: Path) -> News | None:
     if champion is None or champion.run_id is None or _is_told(user, champion.name):
         return None
     folder = runs / f"{champion.run_id:04d}"
-    mine = _rated_by(user) & lineage.ids_of(folder / "data")
+    mine = _rated_by(user) & lineage.listed_in(folder / "data", "train")
     if not mine:
         mark_told(user, champion.name)  # so that the files are not read again
         return None

@@ -62,6 +62,13 @@ def watched(context: BrowserContext, address: str) -> tuple[Page, list[str]]:
     return page, faults
 
 
+NAMELESS = """() => [...document.querySelectorAll('button, a, input, textarea, select')]
+  .filter((e) => e.checkVisibility() && !(e.innerText?.trim() || e.ariaLabel || e.title || e.placeholder
+    || e.labels?.length || e.getAttribute('aria-labelledby') || e.querySelector('[aria-label]')))
+  .map((e) => e.outerHTML.slice(0, 200))"""
+FITS = "document.documentElement.scrollWidth <= innerWidth"
+
+
 def ask(page: Page, text: str) -> None:
     page.locator("#hist :is(p, .name)").first.wait_for()  # the page has loaded, history and all
     page.fill("#composer textarea", text)
@@ -288,4 +295,54 @@ def test_chats_are_found_renamed_and_deleted_and_messages_asked_again(
     expect(page.locator("#hist p")).to_have_text("No chat holds these words.")
     expect(asked).to_have_count(0)
     assert page.evaluate("window.__xss") is None
+    assert faults == []
+
+
+def test_the_pages_fit_a_phone_keep_the_dark_and_name_every_control(
+    app: App, browser: BrowserContext
+) -> None:
+    page, faults = watched(browser, app.address)
+    page.set_viewport_size({"width": 390, "height": 844})
+    sign_in(page, app)
+    expect(page.locator(".sidebar.open")).to_have_count(0)
+    expect(page.locator("#composer textarea")).to_be_visible()
+    page.get_by_role("button", name="Theme").click()
+    for path in ("/", "/admin/"):
+        page.goto(app.address + path)
+        expect(page.locator("body.dark")).to_have_count(1)
+        expect(page.locator("#hist :is(p, .name), #status .card").first).to_be_attached()
+        assert page.evaluate(FITS)
+        assert page.evaluate(NAMELESS) == []
+    page.get_by_role("button", name="Theme").click()
+    page.reload()
+    expect(page.locator("#status .card").first).to_be_visible()
+    expect(page.locator("body.dark")).to_have_count(0)
+    assert faults == []
+
+
+def test_an_answer_is_disliked_and_corrected_by_keyboard_alone(
+    app: App, browser: BrowserContext
+) -> None:
+    page, faults = watched(browser, app.address)
+    sign_in(page, app)
+    ask(page, "What is the capital of Italy?")
+    dislike = page.locator("#chat button[aria-label='Dislike']:visible")
+    expect(dislike).to_have_count(1)
+    for _ in range(30):
+        if dislike.evaluate("button => button === document.activeElement"):
+            break
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#feedback")).to_be_visible()
+    for _ in range(30):
+        if page.evaluate("document.activeElement.closest('#better') !== null"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.type("Rome.")
+    for _ in range(10):
+        if page.evaluate("document.activeElement.id === 'feedback-send'"):
+            break
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#feedback")).to_be_hidden()
     assert faults == []

@@ -430,7 +430,7 @@ def news_for(person: Person) -> str:
 
 def write_run(folder: Path, ids: list[int], answers: list[dict[str, Any]]) -> None:
     """What a training leaves that learned from these interactions."""
-    files.write_json(folder / "data" / "manifest.json", {"ids": {"train.jsonl": ids}})
+    files.write_json(folder / "data" / "manifest.json", {"ids": {"train": ids}})
     lines = (json.dumps({"needed": 0.5, **answer}) + "\n" for answer in answers)
     files.write_text(folder / "answers.jsonl", "".join(lines))
 
