@@ -96,12 +96,13 @@ class TrainingDataGenerator:
 
     def _split(self, chosen: Selection) -> "_Split":
         """Decide the sides and remember what is held out, for ever."""
-        held: Any = HeldOut.select(HeldOut.conversation).tuples()
+        rows: Any = HeldOut.select(HeldOut.conversation).tuples()
+        held = {conversation for (conversation,) in rows}
         val, out = splitting.sides(
             (c.conversation_id for c in chosen.kept),
             chosen.twins,
             chosen.resembling,
-            {conversation for (conversation,) in held},
+            held,
             self._limits.val_share,
             self._limits.seed,
             {c.conversation_id for c in chosen.kept if c.is_correction},
@@ -111,6 +112,7 @@ class TrainingDataGenerator:
         known = {c.conversation_id for c in chosen.kept}
         known |= {c.conversation_id for c in chosen.disliked if c.prompt_key in liked}
         apart = {c.conversation_id for c in chosen.disliked} - known
+        val |= apart & held
         val |= splitting.validation_conversations(apart, self._limits.val_share, self._limits.seed)
         for some in _chunks(sorted(val)):
             HeldOut.insert_many(

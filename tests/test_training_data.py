@@ -363,6 +363,25 @@ def test_of_dislikes_some_are_held_out_too_and_no_question_is_on_both_sides(
     assert rows(generator(books).generate(tmp_path / "again"), "votes") == rows(made, "votes")
 
 
+def test_a_dislike_that_was_held_out_once_stays_so_as_the_log_grows(
+    books: Books, tmp_path: Path
+) -> None:
+    for thing in THINGS:
+        say(books, thing)
+
+    def held(folder: str) -> set[int]:
+        votes = rows(generator(books).generate(tmp_path / folder), "votes")
+        return {v["id"] for v in votes if v["split"] == "val" and not v["label"]}
+
+    for number in range(8):  # so few that the share alone would hold out none, or one
+        say(books, f"box {number}", thumb=-1, answer="In the pond.")
+    before = held("few")
+    for number in range(8, 120):
+        say(books, f"box {number}", thumb=-1, answer="In the pond.")
+    assert 0 < len(before) < 8
+    assert before < held("many")
+
+
 def test_pairs_come_from_corrections_and_from_regenerated_answers(
     books: Books, tmp_path: Path
 ) -> None:
