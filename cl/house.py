@@ -234,7 +234,7 @@ def leave(code: int) -> NoReturn:
     """End the process at once, when everything is closed.
 
     A model may still be loading in its thread. Python's own way out takes down the libraries such a
-    thread computes with: now and then the process hung there, or ended with corrupted memory.
+    thread computes with: now and then the process hung there.
     """
     logging.shutdown()
     sys.stdout.flush()

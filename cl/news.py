@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cl import lineage
-from cl.db.tables import Feedback, Told
+from cl.db.tables import Conversation, Feedback, Told
 from cl.db.tables import Interaction as Row
 from cl.db.tables import Version as VersionRow
 from cl.model.training.measured import read_answers
@@ -63,6 +63,7 @@ def _rated_by(user: str) -> set[int]:
 def _lessons(folder: Path, mine: set[int]) -> Iterable[Lesson]:
     """Corrected answers that the version was asked for at the gate, and gave right."""
     known = {a.id: a.after for a in read_answers(folder) if a.id in mine and a.keys and a.is_right}
-    rows = Row.select(Row.id, Row.prompt, Row.answer).where(Row.id.in_(list(known)[-500:]))
+    rows = Row.select(Row.id, Row.prompt, Row.answer).join(Conversation)
+    rows = rows.where(Row.id.in_(list(known)[-500:]) & ~Conversation.hidden)
     changed = [row for row in rows.order_by(Row.id.desc()) if row.answer != known[row.id]]
     return (Lesson(row.prompt, row.answer, known[row.id]) for row in changed[:_MOST])

@@ -92,6 +92,14 @@ class UsageLogger:
         )
         return [Conversation(row.id, row.title, row.updated_at, row.learn) for row in rows]
 
+    def may_learn(self, user: str, conversation_id: int) -> bool:
+        """Whether this chat of one's own may be learned from. Raises LookupError."""
+        own = _own(user, conversation_id)
+        found: Any = ConversationRow.select(ConversationRow.learn).where(own).tuples().first()
+        if found is None:
+            raise LookupError(f"You have no conversation {conversation_id}.")
+        return bool(found[0])
+
     def set_learning(self, user: str, conversation_id: int, learn: bool) -> None:
         """Whether this chat of one's own may be learned from.
 

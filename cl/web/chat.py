@@ -97,9 +97,9 @@ class ChatPage:
         if getattr(event, "act", None) == "open":
             chosen = number(getattr(event, "id", None))
             turns = self._turns(request, chosen)
-            messages, private = self._messages(turns), self._is_private(request, chosen)
+            private = chosen is not None and not self._logger.may_learn(who(request), chosen)
             listed = self.sidebar.listed(search, conversation=chosen, request=request)
-            return listed, chosen, messages, *feedback.out_of_sight(), private
+            return listed, chosen, self._messages(turns), *feedback.out_of_sight(), private
         gone = self.sidebar.change(event, request)
         if gone is not None and gone == number(conversation):
             return self.fresh(search, request)[:-1]
@@ -274,10 +274,6 @@ class ChatPage:
     def _messages(self, turns: list[Interaction]) -> Any:
         votes = [{1: "Like", -1: "Dislike"}.get(t.feedback.thumb) for t in turns]
         return gr.Chatbot(value=_to_messages(turns), feedback_value=votes)
-
-    def _is_private(self, request: gr.Request, chat: int | None) -> bool:
-        known = self._logger.conversations(who(request))
-        return next((not c.learn for c in known if c.id == chat), False)
 
 
 def build(house: House) -> gr.Blocks:

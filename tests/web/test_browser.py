@@ -229,11 +229,8 @@ def test_a_chat_that_is_not_to_be_learned_from_stays_so(app: App, browser: Brows
     switch = page.get_by_label("Don't learn from this chat")
     page.locator("#hist .name").first.wait_for()  # the page has loaded, history and all
     expect(switch).not_to_be_checked()
-    page.locator("#composer textarea").press("Tab")
-    for _ in range(3):  # past the button that sends
-        if switch.evaluate("box => box === document.activeElement"):
-            break
-        page.keyboard.press("Tab")
+    page.locator("#composer textarea").focus()
+    press_until_on(page, "Tab", "#private input")
     page.keyboard.press("Space")
     expect(switch).to_be_checked()
     ask(page, "What is the capital of France?")
@@ -320,6 +317,15 @@ def test_the_pages_fit_a_phone_keep_the_dark_and_name_every_control(
     assert faults == []
 
 
+def press_until_on(page: Page, key: str, there: str) -> None:
+    """Move by keyboard until the control has the focus."""
+    for _ in range(30):
+        if page.evaluate("there => document.activeElement.matches(there)", there):
+            return
+        page.keyboard.press(key)
+    raise AssertionError(f"{there} is not reached with {key}")
+
+
 def test_an_answer_is_disliked_and_corrected_by_keyboard_alone(
     app: App, browser: BrowserContext
 ) -> None:
@@ -328,21 +334,12 @@ def test_an_answer_is_disliked_and_corrected_by_keyboard_alone(
     ask(page, "What is the capital of Italy?")
     dislike = page.locator("#chat button[aria-label='Dislike']:visible")
     expect(dislike).to_have_count(1)
-    for _ in range(30):
-        if dislike.evaluate("button => button === document.activeElement"):
-            break
-        page.keyboard.press("Shift+Tab")
+    press_until_on(page, "Shift+Tab", "[aria-label='Dislike']")
     page.keyboard.press("Enter")
     expect(page.locator("#feedback")).to_be_visible()
-    for _ in range(30):
-        if page.evaluate("document.activeElement.closest('#better') !== null"):
-            break
-        page.keyboard.press("Tab")
+    press_until_on(page, "Tab", "#better textarea")
     page.keyboard.type("Rome.")
-    for _ in range(10):
-        if page.evaluate("document.activeElement.id === 'feedback-send'"):
-            break
-        page.keyboard.press("Tab")
+    press_until_on(page, "Tab", "#feedback-send")
     page.keyboard.press("Enter")
     expect(page.locator("#feedback")).to_be_hidden()
     assert faults == []

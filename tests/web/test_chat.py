@@ -418,6 +418,8 @@ def test_who_taught_the_new_champion_is_told_once_what_it_answers_now(
     assert "v0001" not in told
     assert news_for(ben) == ""
     assert news_for(ana) == told  # until it was read
+    ana.choose(conversation, "delete")
+    assert "ladle" not in news_for(ana)
     assert ana.page.read(ana.request).visible is False
     assert news_for(ana) == ""
 
@@ -466,6 +468,15 @@ def test_the_switch_works_at_any_time_and_both_ways(ana: Person) -> None:
         assert ana.page.learning(private, str(conversation), ana.request) is private
         assert learns(conversation) is not private
         assert is_private(ana, conversation) is private
+
+
+def test_the_switch_is_right_for_a_chat_that_only_the_search_finds(ana: Person) -> None:
+    old = ana.begin("Between us", None, True)[0]
+    for number in range(200):  # as many as are listed
+        ana.begin(f"chat {number}")
+    assert "Between us" not in ana.titles()
+    assert ana.titles("between") == ["Between us"]
+    assert is_private(ana, old) is True
 
 
 def test_a_page_that_shows_an_old_choice_does_not_undo_the_new_one(ana: Person) -> None:
