@@ -45,10 +45,11 @@ class ABTestManager:
     def __init__(
         self,
         database: Database,
-        limits: ExperimentLimits,
+        limits: Callable[[], ExperimentLimits],
         clock: Callable[[], datetime],
         dice: Callable[[], float] = random.random,
     ) -> None:
+        """`limits` gives those that hold now; a test keeps those it began with."""
         self._db = database
         self._limits = limits
         self._now = clock
@@ -156,7 +157,7 @@ class ABTestManager:
         Raises LookupError for an unknown name, and Refused while another test is running or for a
         version that learned from erased texts itself.
         """
-        now = self._now()
+        now, limits = self._now(), self._limits()
         try:
             with self._db.atomic():
                 version = VersionRow.get_or_none(VersionRow.name == name)
@@ -172,20 +173,20 @@ class ABTestManager:
                     self._replace(champion.name, version, actor, reason)
                 elif champion is None:
                     self._move(name, version.stage, Stage.CHAMPION, champion_since=now)
-                    audit.record(now, actor, "deploy", name, reason or "the first champion")
+                    why = reason or "the first champion"
+                    audit.record(now, actor, "deploy", name, why, (BASE, name))
                 else:
                     self._move(name, version.stage, Stage.CHALLENGER)
                     Experiment.create(
                         champion=champion.name,
                         challenger=name,
-                        share=self._limits.challenger_share,
-                        limits=asdict(self._limits),
+                        share=limits.challenger_share,
+                        limits=asdict(limits),
                         scorer=newest_scorer(),
                         started_at=now,
                     )
-                    audit.record(
-                        now, actor, "deploy", name, reason or f"challenger of {champion.name}"
-                    )
+                    why = reason or f"challenger of {champion.name}"
+                    audit.record(now, actor, "deploy", name, why, ("", "under test"))
         except IntegrityError:
             running = self.challenger()
             raise Refused(
@@ -205,7 +206,8 @@ class ABTestManager:
             self._move(experiment.challenger, Stage.CHALLENGER, Stage.CHAMPION, champion_since=now)
             self._end(experiment, "promoted", reason, now)
             self._begin_watch(experiment, now)
-            audit.record(now, actor, "promote", experiment.challenger, reason)
+            change = (experiment.champion, experiment.challenger)
+            audit.record(now, actor, "promote", experiment.challenger, reason, change)
         return str(experiment.challenger)
 
     def retire(self, *, actor: str, reason: str, expected: str | None = None) -> str:
@@ -215,7 +217,8 @@ class ABTestManager:
             experiment = self._require_test(expected)
             self._move(experiment.challenger, Stage.CHALLENGER, Stage.RETIRED, retired_at=now)
             self._end(experiment, "retired", reason, now)
-            audit.record(now, actor, "retire", experiment.challenger, reason)
+            change = ("under test", "retired")
+            audit.record(now, actor, "retire", experiment.challenger, reason, change)
         return str(experiment.challenger)
 
     def taint(self, names: Collection[str], reason: str) -> None:
@@ -286,7 +289,8 @@ class ABTestManager:
                 restored = VersionRow.get(VersionRow.name == target)
                 # Keeps its old date: rolling back again goes further back, not forth.
                 self._move(target, restored.stage, Stage.CHAMPION)
-            audit.record(now, actor, "rollback", f"{champion.name} -> {target}", reason)
+            change = (champion.name, target)
+            audit.record(now, actor, "rollback", " -> ".join(change), reason, change)
         return target
 
     # -- comparing -------------------------------------------------------------------------
@@ -310,7 +314,7 @@ class ABTestManager:
         Returns what was seen if it was acted upon, else None; only then it is stored.
         """
         experiment = self._experiment()
-        if experiment is None or self._limits.decision_mode == "dry_run":
+        if experiment is None or self._limits().decision_mode == "dry_run":
             return None
         seen, last = self._look(experiment)
         return self._carry_out(experiment, seen, last) if verdicts.is_harmful(seen) else None
@@ -351,7 +355,7 @@ class ABTestManager:
     def _latest(self) -> tuple[Comparison | None, ExperimentLimits]:
         experiment = self._experiment()
         if experiment is None or experiment.kind != TEST:
-            return None, self._limits
+            return None, self._limits()
         checks = Check.select().where(Check.experiment == experiment).order_by(Check.id.desc())
         latest = checks.first()
         seen = comparison.from_numbers(latest.numbers) if latest else None
@@ -365,13 +369,14 @@ class ABTestManager:
         Drawn from the latest answers outside a challenger's, at most 20,000 of the last 28 days.
         Raises Refused when there are too few conversations to draw from.
         """
+        limits = self._limits()
         seen, hours = observations.recent(self._db, self._now() - _RECENT, _MOST_DRAWN)
-        observed = comparison.observe(seen, self._limits.latency_budget)
+        observed = comparison.observe(seen, limits.latency_budget)
         found = len(np.unique(seen["conversation"]))
-        if found < self._limits.min_test_conversations:
-            needed = self._limits.min_test_conversations
+        if found < limits.min_test_conversations:
+            needed = limits.min_test_conversations
             raise Refused(f"The log has {found} recent conversations; a self-test needs {needed}.")
-        return self_test(observed, hours, self._limits, dice, tests=tests, tell=tell)
+        return self_test(observed, hours, limits, dice, tests=tests, tell=tell)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -398,7 +403,7 @@ class ABTestManager:
         An experiment from before there was a rule to choose keeps the plain one.
         """
         frozen = ExperimentLimits(**{"decision_rule": "plain", **experiment.limits})
-        return replace(frozen, decision_mode=self._limits.decision_mode)
+        return replace(frozen, decision_mode=self._limits().decision_mode)
 
     def _look(self, experiment: Any) -> tuple[Comparison, int]:
         """What there is to see now, and the newest observation among it."""

@@ -80,13 +80,31 @@ class Accounts:
             audit.record(self._now(), actor, "new link", name)
             return self._link(user)
 
-    def set_role(self, name: str, role: Role, actor: str) -> None:
-        """Raises ValueError when it would leave no admin."""
-        self._change(name, actor, f"make {role}", role != Role.ADMIN, role=role)
+    def set_role(self, name: str, role: Role, actor: str, reason: str = "") -> None:
+        """Raises ValueError when it would leave no admin, or is so already."""
+        with self._db.atomic():
+            user = self._require(name)
+            if user.role == role:
+                raise ValueError(f"{name} is {role} already.")
+            self._change(user, role != Role.ADMIN, role=role)
+            audit.record(self._now(), actor, "set role", name, reason, (user.role, role))
 
-    def set_active(self, name: str, active: bool, actor: str) -> None:
-        """A person who is not active cannot sign in; running sessions end at once."""
-        self._change(name, actor, "activate" if active else "deactivate", not active, active=active)
+    def set_active(self, name: str, active: bool, actor: str, reason: str = "") -> None:
+        """A person who is not active cannot sign in; running sessions end at once.
+
+        Raises ValueError when it would leave no admin, or is so already.
+        """
+        words = ("not active", "active")
+        with self._db.atomic():
+            user = self._require(name)
+            if user.active == active:
+                raise ValueError(f"{name} is {words[active]} already.")
+            self._change(user, not active, active=active)
+            action, change = (
+                "activate" if active else "deactivate",
+                (words[not active], words[active]),
+            )
+            audit.record(self._now(), actor, action, name, reason, change)
 
     def remove(self, name: str) -> None:
         """The account and its sessions, if there is one. Raises ValueError for the last admin."""
@@ -188,17 +206,12 @@ class Accounts:
         )
         return token
 
-    def _change(
-        self, name: str, actor: str, action: str, removes_admin: bool, **values: Any
-    ) -> None:
-        with self._db.atomic():
-            user = self._require(name)
-            if removes_admin:
-                self.refuse_last_admin(name)
-            Row.update(**values).where(Row.id == user.id).execute()
-            if removes_admin:
-                Session.delete().where(Session.user == user.id).execute()
-            audit.record(self._now(), actor, action, name)
+    def _change(self, user: Any, removes_admin: bool, **values: Any) -> None:
+        if removes_admin:
+            self.refuse_last_admin(user.name)
+        Row.update(**values).where(Row.id == user.id).execute()
+        if removes_admin:
+            Session.delete().where(Session.user == user.id).execute()
 
     def _require(self, name: str) -> Any:
         user = Row.get_or_none(Row.name == name)

@@ -25,7 +25,7 @@ from peewee import Database, PostgresqlDatabase, chunked
 from cl import files, lineage
 from cl.ab_test import ABTestManager
 from cl.accounts import Accounts
-from cl.db import audit, removal
+from cl.db import audit, digests, removal
 from cl.db.tables import (
     Conversation,
     Erasure,
@@ -237,6 +237,7 @@ class Forgetting:
         with self._db.atomic():
             said: Any = Feedback.select(Feedback.interaction).where(Feedback.user == name)
             Reading.delete().where(Reading.interaction.in_(said)).execute()
+            digests.forget([id_ for (id_,) in said.tuples()])
             Feedback.delete().where(Feedback.user == name).execute()
             Review.delete().where(Review.user == name).execute()
             Told.delete().where(Told.user == name).execute()

@@ -39,6 +39,7 @@ from cl.reviewing import Reviews
 from cl.scoring import Reader as TextReader
 from cl.scoring import Scoring
 from cl.settings import ServingOptions, Settings
+from cl.thresholds import Thresholds
 from cl.training_data import TrainingDataGenerator
 from cl.usage_logger import UsageLogger
 from cl.worker import Worker
@@ -57,6 +58,7 @@ class Books:
     settings: Settings
     clock: Clock
     database: Database
+    thresholds: Thresholds
     accounts: Accounts
     logger: UsageLogger
     trigger: RetrainTrigger
@@ -111,14 +113,16 @@ def open_books(
     database = open_database(settings.data_dir, settings.database_url)
     logger = UsageLogger(database, clock)
     accounts = Accounts(database, clock)
-    ab_test = ABTestManager(database, settings.experiment, clock)
+    thresholds = Thresholds(database, settings, clock)
+    ab_test = ABTestManager(database, thresholds.experiment, clock)
     return Books(
         settings=settings,
         clock=clock,
         database=database,
+        thresholds=thresholds,
         accounts=accounts,
         logger=logger,
-        trigger=RetrainTrigger(settings.trigger, clock),
+        trigger=RetrainTrigger(thresholds.trigger, clock),
         ab_test=ab_test,
         forgetting=Forgetting(
             database, accounts, ab_test, clock, settings.data_dir, settings.retention_days
@@ -165,7 +169,7 @@ def build_house(books: Books, engine: Engine, trainer: Trainer, versions: Versio
         rehearsal,
         books.scoring,
         books.reviews,
-        settings.data,
+        books.thresholds.data,
         settings.chat.system_prompt,
     )
     parts = Parts(
@@ -179,8 +183,7 @@ def build_house(books: Books, engine: Engine, trainer: Trainer, versions: Versio
         trainer=trainer,
         engine=engine,
         versions=versions,
-        gate=settings.gate,
-        quiet_hours=settings.training.quiet_hours,
+        thresholds=books.thresholds,
         runs=books.runs,
         clock=books.clock,
     )

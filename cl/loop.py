@@ -52,7 +52,7 @@ from cl.rules.gating import Measured
 from cl.rules.model_card import model_card
 from cl.rules.quiet_hours import may_begin
 from cl.scoring import Scoring
-from cl.settings import GateLimits
+from cl.thresholds import Thresholds
 from cl.training_data import TrainingDataGenerator
 from cl.usage_logger import UsageLogger
 
@@ -105,8 +105,7 @@ class Parts:
     trainer: Trainer
     engine: Serving
     versions: VersionStore
-    gate: GateLimits
-    quiet_hours: str
+    thresholds: Thresholds
     runs: Path
     clock: Callable[[], datetime]
 
@@ -179,6 +178,8 @@ class ContinuousLearningLoop:
                 raise Refused("No training is running.")
             if expected is not None and run.id != expected:
                 raise Refused(f"The state has changed: run {run.id} is at work, not {expected}.")
+            if run.cancel:
+                raise Refused(f"Run {run.id} is being cancelled already.")
             TrainingRun.update(cancel=True).where(TrainingRun.id == run.id).execute()
             audit.record(self._now(), actor, "cancel training", f"run {run.id}", reason)
 
@@ -306,7 +307,7 @@ class ContinuousLearningLoop:
         return IterationReport(Step.GENERATED, text, {"run": run.id, **counts})
 
     def _train(self, run: Any) -> IterationReport:
-        hours, now = self._p.quiet_hours, self._now().astimezone().time()
+        hours, now = self._p.thresholds.trigger().quiet_hours, self._now().astimezone().time()
         if run.trigger != "manual" and not may_begin(hours, now):
             self._move(run, RunStatus.GENERATED)
             return IterationReport(
@@ -341,7 +342,7 @@ class ContinuousLearningLoop:
         found = self._p.trainer.measure(
             folder / "data", folder, parent, lambda p: self._beat(run, p)
         )
-        checks = gating.checks(found, self._p.gate)
+        checks = gating.checks(found, self._p.thresholds.gate())
         said = gating.verdict(checks)
         self._store(run, result={**run.result, "gate": [asdict(check) for check in checks]})
         reason = gating.sentence(checks)

@@ -10,7 +10,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,17 @@ def share_of_traffic(value: float) -> str | None:
 
 
 def one_of(*choices: str) -> Check:
-    return lambda value: None if value in choices else f"must be {' or '.join(choices)}"
+    return Choice(choices)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few words. A check that tells its choices, for a page to offer them."""
+
+    choices: tuple[str, ...]
+
+    def __call__(self, value: str) -> str | None:
+        return None if value in self.choices else f"must be {' or '.join(self.choices)}"
 
 
 def hours_or_none(value: str) -> str | None:
@@ -135,6 +145,9 @@ class TriggerLimits:
     max_error_rate: float = knob(0.20, "Share of errors that starts a training", between(0, 1))
     window: int = knob(200, "Interactions a mean is taken over", at_least(2), demo=20)
     min_window: int = knob(50, "Fewer than this give no mean", at_least(1), demo=10)
+    quiet_hours: str = knob(
+        "", "Trainings wait for these hours, such as 22:00-06:00; empty: any time", hours_or_none
+    )
 
 
 @dataclass(frozen=True)
@@ -211,9 +224,6 @@ class TrainingOptions:
     )
     train_launcher: str = knob(
         "", "What starts the trainer on several GPUs, such as: torchrun --nproc-per-node 4"
-    )
-    quiet_hours: str = knob(
-        "", "Trainings wait for these hours, such as 22:00-06:00; empty: any time", hours_or_none
     )
     checkpoint_seconds: float = knob(
         20.0, "Time between two states a training can be taken up from", at_least(0)
@@ -339,6 +349,12 @@ class Settings:
         return self.preset == "demo"
 
 
+# The groups whose knobs an admin may turn while the app runs. Not among them: what starts programs,
+# opens addresses or needs another model in memory; nor what is drawn with, which others share.
+ADJUSTABLE = ("experiment", "trigger", "data", "gate")
+_FIXED = {"seed"}
+
+
 @dataclass(frozen=True)
 class Knob:
     """One row of the settings table."""
@@ -348,6 +364,11 @@ class Knob:
     default: str
     demo: str
     doc: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.env.removeprefix("CL_").lower()
 
 
 def load_settings(
@@ -381,23 +402,53 @@ def load_settings(
     return settings
 
 
+def adjustable() -> dict[str, list[Knob]]:
+    """The knobs an admin may turn, by group."""
+    hints = typing.get_type_hints(Settings)
+    return {
+        name: [
+            _row(owner, item)
+            for owner, item in _all_fields(hints[name]).values()
+            if item.name not in _FIXED
+        ]
+        for name in ADJUSTABLE
+    }
+
+
+def adjusted(settings: Settings, texts: Mapping[str, str]) -> Settings:
+    """These settings with some of the adjustable knobs turned; `texts` go by field name.
+
+    Raises SettingsError for a name that is not adjustable or a value that does not fit.
+    """
+    rest, changes = dict(texts), {}
+    for name in ADJUSTABLE:
+        group = getattr(settings, name)
+        hints = typing.get_type_hints(type(group))
+        known = {item.name: item for item in fields(group) if item.name in rest.keys() - _FIXED}
+        values = {n: _parse(item, hints[n], rest.pop(n).strip()) for n, item in known.items()}
+        changes[name] = replace(group, **values)
+    if rest:
+        raise SettingsError(f"CL_{min(rest).upper()} cannot be changed while the app runs.")
+    found = replace(settings, **changes)
+    _refuse_disorder(found)
+    return found
+
+
 def settings_table() -> list[Knob]:
     """Every knob in order, as the README shows them."""
-    rows: list[Knob] = []
-    for name, (owner, item) in _all_fields(Settings).items():
-        demo = item.metadata["demo"]
-        rows.append(
-            Knob(
-                f"CL_{name.upper()}",
-                (owner.__doc__ or "").strip().splitlines()[0]
-                if owner is not Settings
-                else "The app.",
-                str(item.default),
-                "" if demo is None else str(demo),
-                item.metadata["doc"],
-            )
-        )
-    return rows
+    return [_row(owner, item) for owner, item in _all_fields(Settings).values()]
+
+
+def _row(owner: Any, item: Any) -> Knob:
+    demo, check = item.metadata["demo"], item.metadata["check"]
+    return Knob(
+        f"CL_{item.name.upper()}",
+        (owner.__doc__ or "").strip().splitlines()[0] if owner is not Settings else "The app.",
+        str(item.default),
+        "" if demo is None else str(demo),
+        item.metadata["doc"],
+        check.choices if isinstance(check, Choice) else (),
+    )
 
 
 def _adopt_host_platform(texts: dict[str, str], found: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from cl.db import erasures, reports
+from cl.db import digests, erasures, reports
 from cl.house import Books
 from cl.model.engine.contract import SERVING_FILE
 from cl.model.training_job import read_progress
@@ -24,7 +24,7 @@ def status_of(books: Books) -> dict[str, Any]:
         "challenger": challenger.name if challenger else None,
         "answering": champion.name if champion else BASE,
         "preset": books.settings.preset,
-        **asdict(reports.counts()),
+        **asdict(reports.counts(digests.by_version(books.database).values())),
         "triggers": asdict(triggers),
         "job": _job(books),
         "experiment": reports.open_experiment(),
@@ -34,7 +34,7 @@ def status_of(books: Books) -> dict[str, Any]:
         "erasures": erasures.waiting().erasures,
         "serving": _serving(books),
     }
-    return {**found, "headline": _headline(found, books.settings.experiment.min_test_hours)}
+    return {**found, "headline": _headline(found, books.thresholds.experiment().min_test_hours)}
 
 
 def _plan(books: Books) -> dict[str, Any] | None:

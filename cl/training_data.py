@@ -54,9 +54,10 @@ class TrainingDataGenerator:
         rehearsal: RehearsalBuffer,
         scores: Scores,
         reviews: Decisions,
-        limits: DataLimits,
+        limits: Callable[[], DataLimits],
         system_prompt: str = "",
     ) -> None:
+        """`limits` gives those that hold now."""
         self._logger = logger
         self._rehearsal = rehearsal
         self._scores = scores
@@ -70,12 +71,13 @@ class TrainingDataGenerator:
         """Write the set into `folder`; says in `enough` and `reason` whether one may train on it."""
         up_to = self._logger.last_id() if up_to_id is None else up_to_id
         tell("reading the log")
-        chosen = Selection(self._scores, self._reviews.decisions(), self._limits, up_to, tell)
-        split = self._split(chosen)
+        limits = self._limits()
+        chosen = Selection(self._scores, self._reviews.decisions(), limits, up_to, tell)
+        split = _split(chosen, limits)
         kept = [c for c in chosen.kept if c.conversation_id not in split.out]
         corrections = sum(c.is_correction for c in kept)
         users = len({c.user for c in kept})
-        reason = filtering.too_few(len(kept), corrections, users, self._limits)
+        reason = filtering.too_few(len(kept), corrections, users, limits)
         held = sum(c.conversation_id in split.val for c in kept)
         if not reason and held in (0, len(kept)):
             reason = "the examples come from one conversation; there is nothing to validate on"
@@ -92,35 +94,7 @@ class TrainingDataGenerator:
             enough=not reason,
             reason=reason,
         )
-        return self._write(folder, made, chosen, split, kept, up_to, tell)
-
-    def _split(self, chosen: Selection) -> "_Split":
-        """Decide the sides and remember what is held out, for ever."""
-        rows: Any = HeldOut.select(HeldOut.conversation).tuples()
-        held = {conversation for (conversation,) in rows}
-        val, out = splitting.sides(
-            (c.conversation_id for c in chosen.kept),
-            chosen.twins,
-            chosen.resembling,
-            held,
-            self._limits.val_share,
-            self._limits.seed,
-            {c.conversation_id for c in chosen.kept if c.is_correction},
-        )
-        # Of dislikes for what nobody liked an answer to, some are held out, too: evidence for the gate.
-        liked = {c.prompt_key for c in chosen.kept}
-        known = {c.conversation_id for c in chosen.kept}
-        known |= {c.conversation_id for c in chosen.disliked if c.prompt_key in liked}
-        apart = {c.conversation_id for c in chosen.disliked} - known
-        val |= apart & held
-        val |= splitting.validation_conversations(apart, self._limits.val_share, self._limits.seed)
-        for some in _chunks(sorted(val)):
-            HeldOut.insert_many(
-                [(c,) for c in some], [HeldOut.conversation]
-            ).on_conflict_ignore().execute()
-        rated = (*chosen.kept, *chosen.disliked)
-        prompts = {c.prompt_key for c in rated if c.conversation_id in val}
-        return _Split(val, out, prompts)
+        return self._write(folder, made, chosen, split, kept, limits, up_to, tell)
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -131,6 +105,7 @@ class TrainingDataGenerator:
         chosen: Selection,
         split: "_Split",
         kept: Sequence[Candidate],
+        limits: DataLimits,
         up_to: int,
         tell: Tell,
     ) -> DataSet:
@@ -150,7 +125,7 @@ class TrainingDataGenerator:
             self._write_regenerated(writer, chosen, split, up_to)
             # The buffer may have to be asked of the base model: not for a set nobody trains on.
             if made.enough:
-                self._write_rehearsal(writer, up_to, tell)
+                self._write_rehearsal(writer, _real_prompts(up_to, limits), tell)
             steps = (
                 *chosen.steps(),
                 FunnelStep("held out before", len(kept), chosen.left_out(split.out)),
@@ -169,7 +144,7 @@ class TrainingDataGenerator:
                 sha256=writer.sha256(),
             )
         counts = {k: v for k, v in asdict(made).items() if k != "folder"}
-        about = {"settings": asdict(self._limits), "up_to_id": up_to, "ids": writer.ids}
+        about = {"settings": asdict(limits), "up_to_id": up_to, "ids": writer.ids}
         files.write_json(folder / MANIFEST, {**about, "files": writer.hashes, **counts})
         return made
 
@@ -242,8 +217,7 @@ class TrainingDataGenerator:
                 clean, _ = filtering.scrubbed(pair)
                 self._write_pair(writer, clean, clean.rejected or "", split.side(clean))
 
-    def _write_rehearsal(self, writer: "_Writer", up_to: int, tell: Tell) -> None:
-        real = _real_prompts(up_to, self._limits)
+    def _write_rehearsal(self, writer: "_Writer", real: Mapping[int, str], tell: Tell) -> None:
         for row in self._rehearsal.rows(_telling(tell), real):
             messages = [
                 *self._system,
@@ -261,6 +235,35 @@ class TrainingDataGenerator:
 
     def _messages(self, e: Example, answer: str) -> list[Message]:
         return [*self._prompt(e), Message(role="assistant", content=answer)]
+
+
+def _split(chosen: Selection, limits: DataLimits) -> "_Split":
+    """Decide the sides and remember what is held out, for ever."""
+    rows: Any = HeldOut.select(HeldOut.conversation).tuples()
+    held = {conversation for (conversation,) in rows}
+    val, out = splitting.sides(
+        (c.conversation_id for c in chosen.kept),
+        chosen.twins,
+        chosen.resembling,
+        held,
+        limits.val_share,
+        limits.seed,
+        {c.conversation_id for c in chosen.kept if c.is_correction},
+    )
+    # Of dislikes for what nobody liked an answer to, some are held out, too: evidence for the gate.
+    liked = {c.prompt_key for c in chosen.kept}
+    known = {c.conversation_id for c in chosen.kept}
+    known |= {c.conversation_id for c in chosen.disliked if c.prompt_key in liked}
+    apart = {c.conversation_id for c in chosen.disliked} - known
+    val |= apart & held
+    val |= splitting.validation_conversations(apart, limits.val_share, limits.seed)
+    for some in _chunks(sorted(val)):
+        HeldOut.insert_many(
+            [(c,) for c in some], [HeldOut.conversation]
+        ).on_conflict_ignore().execute()
+    rated = (*chosen.kept, *chosen.disliked)
+    prompts = {c.prompt_key for c in rated if c.conversation_id in val}
+    return _Split(val, out, prompts)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from peewee import JOIN, Database, fn
 
-from cl.db import arrivals, observations
+from cl.db import arrivals, digests, observations
 from cl.db.tables import Conversation as ConversationRow
 from cl.db.tables import Feedback as FeedbackRow
 from cl.db.tables import Interaction as Row
@@ -225,6 +225,7 @@ class UsageLogger:
         with self._db.atomic():
             if Row.update(values).where(is_open).execute():
                 observations.note(interaction_id)
+                digests.forget([interaction_id])
             elif not Row.select().where(Row.id == interaction_id).exists():
                 raise LookupError(f"There is no interaction {interaction_id}.")
 
@@ -243,11 +244,16 @@ class UsageLogger:
                 if Row.update(quality=quality, scorer=scorer).where(is_unscored).execute():
                     scored.append(id_)
             observations.note(*scored)
+            digests.forget(scored)
 
     def interrupt_unfinished(self) -> int:
         """Mark answers that no living process is writing any more. Call once, at start."""
         ended = {"status": Status.INTERRUPTED, "finished_at": self._now()}
-        return int(Row.update(ended).where(Row.status == Status.STARTED).execute())
+        is_open = Row.status == Status.STARTED
+        with self._db.atomic():
+            found: Any = Row.select(Row.id).where(is_open).tuples()
+            digests.forget([id_ for (id_,) in found])
+            return int(Row.update(ended).where(is_open).execute())
 
     # -- histories from elsewhere ------------------------------------------------------------
 
@@ -304,6 +310,7 @@ class UsageLogger:
                 known = FeedbackRow.get_by_id(known.id)
             if thumb is not None:
                 observations.note(interaction_id)
+            digests.forget([interaction_id])
             return Feedback(known.thumb, tuple(known.reasons), known.comment, known.correction)
 
     # -- reading ---------------------------------------------------------------------------

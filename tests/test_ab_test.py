@@ -289,8 +289,8 @@ def test_during_a_test_a_conversation_stays_with_its_version(testing: ABTestMana
 
 def test_without_a_conversation_the_dice_decide(testing: ABTestManager, books: Books) -> None:
     rolls = iter((0.1, 0.9))
-    settings = books.settings.experiment
-    manager = ABTestManager(books.database, settings, books.clock, lambda: next(rolls))
+    limits = books.thresholds.experiment
+    manager = ABTestManager(books.database, limits, books.clock, lambda: next(rolls))
     assert [manager.route_request(None).arm for _ in range(2)] == [Arm.CHALLENGER, Arm.CHAMPION]
 
 
@@ -341,7 +341,7 @@ def test_a_test_without_traffic_goes_on_for_two_weeks(
 def test_the_verdict_follows_time_samples_and_lift(
     books: Books, clock: FakeClock, hours: float, better: Arm | None, decision: str, reason: str
 ) -> None:
-    books.ab_test._limits = ExperimentLimits(
+    books.ab_test._limits = lambda: ExperimentLimits(
         challenger_share=0.5, decision_rule="plain", decision_mode="auto", **LIMITS
     )
     for name in publish(books.ab_test, 2):
@@ -370,7 +370,7 @@ def test_the_limits_of_a_test_are_frozen_at_its_start(
 ) -> None:
     impatient = ABTestManager(
         books.database,
-        books.settings.experiment.__class__(min_test_hours=0.001, min_test_samples=1),
+        lambda: ExperimentLimits(min_test_hours=0.001, min_test_samples=1),
         clock,
     )
     traffic(books, 5, better=Arm.CHALLENGER)

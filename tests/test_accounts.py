@@ -200,12 +200,24 @@ def test_neither_passwords_nor_tokens_are_stored(accounts: Accounts) -> None:
 
 def test_changes_are_in_the_audit_trail(accounts: Accounts) -> None:
     join(accounts, "root", Role.ADMIN)
-    accounts.set_role("root", Role.ADMIN, "operator")
-    assert [(a.actor, a.action) for a in Audit.select().order_by(Audit.id)] == [
-        ("admin", "add user"),
-        ("root", "set password"),
-        ("operator", "make admin"),
+    join(accounts, "ana")
+    accounts.set_role("ana", Role.ADMIN, "operator", "her new job")
+    accounts.set_active("ana", False, "root")
+    lines = Audit.select().where(Audit.action.in_(("set role", "deactivate"))).order_by(Audit.id)
+    assert [(a.actor, a.action, a.subject, a.before, a.after, a.reason) for a in lines] == [
+        ("operator", "set role", "ana", "staff", "admin", "her new job"),
+        ("root", "deactivate", "ana", "active", "not active", ""),
     ]
+
+
+def test_what_is_so_already_is_refused(accounts: Accounts) -> None:
+    join(accounts, "root", Role.ADMIN)
+    count = Audit.select().count()
+    with pytest.raises(ValueError, match="root is admin already"):
+        accounts.set_role("root", Role.ADMIN, "root")
+    with pytest.raises(ValueError, match="root is active already"):
+        accounts.set_active("root", True, "root")
+    assert Audit.select().count() == count
 
 
 def test_a_visitors_name_follows_from_the_browsers_token_and_does_not_tell_it() -> None:

@@ -25,7 +25,7 @@ LIMITS = ExperimentLimits(
 @pytest.fixture
 def ab_test(books: Books) -> ABTestManager:
     """v0001 is champion, v0002 its challenger."""
-    books.ab_test._limits = LIMITS
+    books.ab_test._limits = lambda: LIMITS
     for name in ("v0001", "v0002"):
         books.ab_test.register(name, parent=BASE, run_id=None, sha256="x")
         books.ab_test.deploy_challenger(name)
@@ -62,7 +62,8 @@ def seen(found: Comparison | None) -> Comparison:
 
 
 def mode(ab_test: ABTestManager, name: str) -> None:
-    ab_test._limits = replace(ab_test._limits, decision_mode=name)
+    limits = replace(ab_test._limits(), decision_mode=name)
+    ab_test._limits = lambda: limits
 
 
 # -- who decides ---------------------------------------------------------------------------
@@ -170,7 +171,7 @@ def test_only_the_scorer_the_test_began_with_counts(ab_test: ABTestManager, book
 def test_another_process_sees_the_same(
     ab_test: ABTestManager, books: Books, clock: FakeClock
 ) -> None:
-    other = ABTestManager(books.database, LIMITS, clock)
+    other = ABTestManager(books.database, lambda: LIMITS, clock)
     for manager in (ab_test, other, ab_test):
         answer(books, "v0001", thumb=1)
         answer(books, "v0002", thumb=-1)
@@ -315,7 +316,7 @@ def test_a_look_from_before_the_ledger_cannot_be_repeated(
 @pytest.fixture
 def failing(house: House) -> tuple[House, set[str]]:
     """A test of v0002, and the versions that cannot answer."""
-    house.books.ab_test._limits = LIMITS
+    house.books.ab_test._limits = lambda: LIMITS
     for name in ("v0001", "v0002"):
         house.books.ab_test.register(name, parent=BASE, run_id=None, sha256="x")
         house.books.ab_test.deploy_challenger(name)
@@ -416,7 +417,7 @@ def test_the_self_test_tells_how_often_the_same_would_be_promoted(
         clock.skip(0.2)
     heard: list[int] = []
     limits = ExperimentLimits(challenger_share=0.5)
-    ab_test = ABTestManager(books.database, limits, clock)
+    ab_test = ABTestManager(books.database, lambda: limits, clock)
     found = ab_test.self_test(np.random.default_rng(0), heard.append, tests=20)
     assert heard == list(range(1, 21))
     assert found.promoted <= 0.05
@@ -425,7 +426,8 @@ def test_the_self_test_tells_how_often_the_same_would_be_promoted(
     assert 0.05 <= found.detectable < 1
     hours = [h for h in found.hours_needed.values() if h is not None]
     assert hours == sorted(hours, reverse=True)
-    plain = ABTestManager(books.database, replace(limits, decision_rule="plain"), clock)
+    simple = replace(limits, decision_rule="plain")
+    plain = ABTestManager(books.database, lambda: simple, clock)
     assert plain.self_test(np.random.default_rng(0), tests=20).promoted >= 0.2
 
 

@@ -238,7 +238,7 @@ def test_the_audit_trail_tells_of_the_erasure_without_the_name(house: House) -> 
     alias = books.forgetting.erase("yoana", "operator", "asked for it").alias
     told = [(a.actor, a.action, a.subject) for a in Audit.select().order_by(Audit.id)]
     assert ("admin", "add user", alias) in told
-    assert (alias, "make staff", "admin") in told
+    assert (alias, "set role", "admin") in told
     assert told[-1] == ("operator", "erase user", alias)
     assert sum(action == "erase user" for _, action, _ in told) == 1
     row = TrainingRun.get_by_id(run)

@@ -67,7 +67,7 @@ class Deployment(RuleBasedStateMachine):
         self.database: Database = open_database(path)
         self.clock = Clock()
         limits = ExperimentLimits(bake_hours=1.0, decision_mode="auto", max_test_hours=10.0)
-        self.managers = [ABTestManager(self.database, limits, self.clock) for _ in range(2)]
+        self.managers = [ABTestManager(self.database, lambda: limits, self.clock) for _ in range(2)]
         self.published: set[str] = set()
         for number in (1, 2, 3):
             self.publish(0)
@@ -167,7 +167,7 @@ TestDeployment = pytest.mark.slow(Deployment.TestCase)
 def test_tabs_that_press_at_the_same_time_promote_once(tmp_path: Path) -> None:
     (tmp_path / "usage.db").write_bytes(fresh_database())
     database, clock = open_database(tmp_path), Clock()
-    manager = ABTestManager(database, ExperimentLimits(), clock)
+    manager = ABTestManager(database, ExperimentLimits, clock)
     for name in ("v0001", "v0002"):
         manager.register(name, parent=BASE, run_id=None, sha256="x")
         manager.deploy_challenger(name)

@@ -17,6 +17,7 @@ from cl.model.engine.contract import EngineError
 from cl.model.training_job import Progress, TrainingFailed
 from cl.model.versions import ADAPTER
 from cl.records import BASE, RunStatus, State, Step, TrainingResult
+from cl.settings import TriggerLimits
 from cl.status import status_of, status_text
 from tests.fakes import FakeClock, FakeEngine, FakeTrainer, fake_books, fake_house, talk
 
@@ -387,7 +388,7 @@ def test_many_errors_train_and_raise_an_alert(house: House) -> None:
     for _ in range(9):
         with pytest.raises(EngineError):
             talk(house, "ana", "Are you there?")
-    house.books.trigger._limits = house.books.settings.trigger.__class__(
+    house.books.trigger._limits = lambda: TriggerLimits(
         min_new_samples=1000, window=20, min_window=10
     )
     assert step(house) is Step.REQUESTED

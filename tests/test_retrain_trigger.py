@@ -7,6 +7,7 @@ import pytest
 from cl.db.tables import Erasure, Interaction, TrainingRun, Version
 from cl.house import Books
 from cl.records import Arm, Gauge, RunStatus, Status
+from cl.settings import TriggerLimits
 from tests.fakes import FakeClock
 
 
@@ -111,7 +112,7 @@ def test_a_week_after_the_first_message_a_training_is_due(books: Books, clock: F
 
 @pytest.mark.parametrize("outcome", [RunStatus.FAILED, RunStatus.NOT_ENOUGH_DATA])
 def test_every_run_starts_the_cooldown(books: Books, clock: FakeClock, outcome: RunStatus) -> None:
-    books.trigger._limits = books.settings.trigger.__class__(min_new_samples=1, cooldown_hours=24)
+    books.trigger._limits = lambda: TriggerLimits(min_new_samples=1, cooldown_hours=24)
     fill(books, 1)
     ended_run(books, outcome, trained=False)
     clock.skip(23.9)
@@ -127,9 +128,7 @@ def champion(books: Books, name: str) -> None:
 
 
 def quiet_samples(books: Books) -> None:
-    books.trigger._limits = books.settings.trigger.__class__(
-        min_new_samples=10_000, window=20, min_window=10
-    )
+    books.trigger._limits = lambda: TriggerLimits(min_new_samples=10_000, window=20, min_window=10)
 
 
 def test_a_drop_is_measured_against_the_same_version_when_it_was_fresh(books: Books) -> None:
@@ -181,7 +180,7 @@ def test_an_erasure_fires_as_long_as_what_learned_from_the_texts_is_in_service(
 
 
 def test_after_an_erasure_the_rest_after_a_run_is_kept(books: Books, clock: FakeClock) -> None:
-    books.trigger._limits = books.settings.trigger.__class__(cooldown_hours=24)
+    books.trigger._limits = lambda: TriggerLimits(cooldown_hours=24)
     champion(books, "v0001")
     Version.update(tainted=True).execute()
     Erasure.create(at=books.clock(), actor="a", interactions=9, versions=["v0001"])

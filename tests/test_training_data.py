@@ -32,7 +32,7 @@ def generator(
         FixedRehearsal(),
         scores or FixedScores(),
         decisions or FixedDecisions(),
-        limits,
+        lambda: limits,
         system_prompt,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from peewee import JOIN, Case, chunked, fn
 
+from cl.db import digests
 from cl.db.tables import Conversation, Feedback
 from cl.db.tables import Interaction as Row
 from cl.records import Arm, Status
@@ -119,6 +120,7 @@ def _write_feedback(batch: Sequence[History], keys: Sequence[list[str]], now: da
                 }
     ids = _row_ids(said, without_feedback=True)
     _insert(Feedback, ({"interaction": number, **said[k]} for k, number in ids.items()))
+    digests.forget(ids.values())
     return set(ids)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from peewee import chunked, fn
 
+from cl.db import digests
 from cl.db.tables import (
     Audit,
     Conversation,
@@ -20,6 +21,7 @@ from cl.db.tables import (
     Iteration,
     Reading,
     Review,
+    Setting,
     TrainingRun,
 )
 from cl.db.tables import Interaction as Row
@@ -36,6 +38,7 @@ _WHO: tuple[Any, ...] = (
     TrainingRun.requested_by,
     Review.actor,
     Erasure.actor,
+    Setting.actor,
 )
 _WHY: tuple[Any, ...] = (
     Audit.reason,
@@ -61,6 +64,7 @@ def remove(ids: Sequence[int]) -> None:
     found: Any = Row.select(Row.conversation).where(Row.id.in_(ids)).distinct().tuples()
     conversations = [id_ for (id_,) in found]
     newest = Row.select(fn.MAX(Row.id)).scalar()
+    digests.forget(ids)
     Review.delete().where(Review.interaction_id.in_(ids)).execute()
     Row.update(regenerates=None).where(Row.regenerates.in_(ids)).execute()
     if newest in ids:
@@ -95,7 +99,10 @@ def _remove_conversations(ids: Sequence[int]) -> None:
 def remove_emptied() -> None:
     """Delete the emptied rows that newer ones have followed."""
     newest = Row.select(fn.MAX(Row.id)).scalar()
-    Row.delete().where((Row.user == GONE) & (Row.id != newest)).execute()
+    emptied = (Row.user == GONE) & (Row.id != newest)
+    ids: Any = Row.select(Row.id).where(emptied).tuples()
+    digests.forget([id_ for (id_,) in ids])
+    Row.delete().where(emptied).execute()
     found: Any = Conversation.select(Conversation.id).where(Conversation.user == GONE).tuples()
     remove_conversations([id_ for (id_,) in found])
 

@@ -1,12 +1,14 @@
 """What the pages and `status` show: read-only, and never more than a bounded part of the log."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from peewee import JOIN, fn
+from peewee import JOIN
 
-from cl.db.tables import Audit, Check, Experiment, Feedback, Iteration, TrainingRun
+from cl.db.digests import Numbers
+from cl.db.tables import Audit, Check, Conversation, Experiment, Feedback, Iteration, TrainingRun
 from cl.db.tables import Interaction as Row
 from cl.records import Status
 
@@ -36,17 +38,34 @@ class Point:
     thumb: int
 
 
-def counts() -> Counts:
-    by_thumb: Any = Feedback.select(Feedback.thumb, fn.COUNT(Feedback.id)).group_by(Feedback.thumb)
-    votes = dict(by_thumb.tuples())
+def counts(numbers: Iterable[Numbers]) -> Counts:
+    """The log as a whole, given its numbers by version."""
+    total = sum(numbers, Numbers())
     return Counts(
-        interactions=Row.select().count(),
-        people=Row.select(Row.user).distinct().count(),
-        thumbs_up=votes.get(1, 0),
-        thumbs_down=votes.get(-1, 0),
-        corrections=Feedback.select().where(Feedback.correction != "").count(),
-        errors=Row.select().where(Row.status == Status.ERROR).count(),
+        interactions=total.messages,
+        people=_people(),
+        thumbs_up=total.ups,
+        thumbs_down=total.downs,
+        corrections=total.corrections,
+        errors=total.errors,
     )
+
+
+# From one name to the next along the index: as many steps as there are people.
+_PEOPLE = """
+WITH RECURSIVE person(name) AS (
+    SELECT MIN("user") FROM conversation
+    UNION ALL
+    SELECT (SELECT MIN("user") FROM conversation WHERE "user" > person.name)
+    FROM person WHERE person.name IS NOT NULL
+)
+SELECT COUNT(name) FROM person
+"""
+
+
+def _people() -> int:
+    (count,) = Conversation._meta.database.execute_sql(_PEOPLE).fetchone()
+    return int(count)
 
 
 def recent_points(limit: int = _RECENT) -> list[Point]:
@@ -63,31 +82,6 @@ def recent_points(limit: int = _RECENT) -> list[Point]:
         for at, version, q, latency, thumb in rows.tuples()
     ]
     return points[::-1]
-
-
-def by_version(versions: list[str]) -> dict[str, dict[str, Any]]:
-    """Answers, mean quality and thumbs of each of these versions, over the whole log."""
-    rows: Any = (
-        Row.select(
-            Row.version,
-            fn.COUNT(Row.id),
-            fn.AVG(Row.quality),
-            fn.SUM(fn.COALESCE(Feedback.thumb == 1, False).cast("INTEGER")),
-            fn.SUM(fn.COALESCE(Feedback.thumb == -1, False).cast("INTEGER")),
-        )
-        .join(Feedback, JOIN.LEFT_OUTER)
-        .where(Row.version.in_(versions) & (Row.status == Status.COMPLETE))
-        .group_by(Row.version)
-    )
-    return {
-        name: {
-            "answers": n,
-            "quality": None if q is None else float(q),
-            "up": int(up or 0),
-            "down": int(down or 0),
-        }
-        for name, n, q, up, down in rows.tuples()
-    }
 
 
 def latest_feedback(limit: int = 100) -> list[dict[str, Any]]:

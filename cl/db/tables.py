@@ -16,6 +16,7 @@ from peewee import (
     BlobField,
     BooleanField,
     CharField,
+    CompositeKey,
     FloatField,
     ForeignKeyField,
     IntegerField,
@@ -115,7 +116,7 @@ class Interaction(Table):
     failed = CharField(null=True, max_length=64)  # the version in whose stead `version` answered
 
     class Meta:
-        indexes = ((("version", "id"), False),)
+        indexes = ((("version", "scorer", "id"), False),)
 
 
 class Feedback(Table):
@@ -298,14 +299,46 @@ class Iteration(Table):
 
 
 class Audit(Table):
-    """Who did what, when and why; also alerts. Only ever added to."""
+    """Who did what, when and why, and what was before; also alerts. Only ever added to."""
 
     id = AutoField()
     at: Any = UtcField()
     actor = CharField(max_length=64)
     action = CharField(max_length=32)
     subject = CharField(default="", max_length=128)
+    before = TextField(default="")
+    after = TextField(default="")
     reason = TextField(default="")
+
+    class Meta:
+        indexes = ((("action", "id"), False),)
+
+
+class Setting(Table):
+    """A threshold that an admin changed; it holds over what the environment says."""
+
+    name = CharField(primary_key=True, max_length=32)
+    value = TextField()
+    actor = CharField(max_length=64)
+    at: Any = UtcField()
+
+
+class Digest(Table):
+    """The numbers of one version in one block of the log, added up once; see `db/digests.py`."""
+
+    block = IntegerField()
+    version = CharField(max_length=64)  # empty: the block has been looked at
+    messages = IntegerField(default=0)
+    answers = IntegerField(default=0)
+    errors = IntegerField(default=0)
+    scored = IntegerField(default=0)
+    quality = FloatField(default=0.0)  # the sum
+    ups = IntegerField(default=0)
+    downs = IntegerField(default=0)
+    corrections = IntegerField(default=0)
+
+    class Meta:
+        primary_key = CompositeKey("block", "version")
 
 
 class Due(Table):
@@ -356,5 +389,7 @@ TABLES: tuple[type[Table], ...] = (
     TrainingRun,
     Iteration,
     Audit,
+    Setting,
+    Digest,
     Due,
 )

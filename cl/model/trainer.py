@@ -49,7 +49,6 @@ _PACE = frozenset(
     {
         "train_memory_gb",
         "train_launcher",
-        "quiet_hours",
         "checkpoint_seconds",
         "max_stall_minutes",
         "max_train_minutes",

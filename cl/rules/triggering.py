@@ -17,13 +17,18 @@ _DUST = 1e-9  # 0.80 to 0.72 is 10 % in decimals, and a little more in binary
 class Readings:
     """What the log says now. Qualities are means in [0, 1] by one and the same scorer."""
 
-    new_interactions: int  # finished since the last training
+    new_interactions: int  # finished since the last training; at most `most_counted`
     last_run_at: datetime | None  # when the last run of any outcome ended
     last_training_at: datetime | None  # when the last training ended, or the first message came
     baseline_quality: float | None  # of the version in service, when it was fresh
     recent_quality: float | None
     recent_errors: float | None  # share in [0, 1]
     erasures: int = 0  # of texts that a version in traffic learned from
+
+
+def most_counted(limits: TriggerLimits) -> int:
+    """How many new interactions are counted at most: enough to decide, in a log of any size."""
+    return 10 * limits.min_new_samples
 
 
 def decide(readings: Readings, limits: TriggerLimits, now: datetime) -> TriggerResult:
@@ -60,13 +65,14 @@ def _cooldown(readings: Readings, limits: TriggerLimits, now: datetime) -> Gauge
 
 def _sample_count(readings: Readings, limits: TriggerLimits) -> Gauge:
     new, wanted = readings.new_interactions, limits.min_new_samples
+    more = " or more" if new >= most_counted(limits) else ""
     return Gauge(
         "sample_count",
         new,
         wanted,
         "interactions",
         new >= wanted,
-        f"{new} of {wanted} new interactions",
+        f"{new}{more} of {wanted} new interactions",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import gradio as gr
 
 from cl.ab_test import Refused
-from cl.db import reports
+from cl.db import digests, reports
 from cl.house import House
 from cl.model.training.measured import read_answers
 from cl.model.training_job import read_losses
@@ -84,7 +84,7 @@ class AdminPage:
     def versions(self, request: gr.Request) -> tuple[Any, ...]:
         self._admin(request)
         found = self._books.ab_test.versions()
-        numbers = reports.by_version([v.name for v in found])
+        numbers = digests.by_version(self._books.database)
         return (
             panels.versions(found, numbers),
             plots.score_history(reports.scores()),

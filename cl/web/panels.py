@@ -5,6 +5,7 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+from cl.db.digests import Numbers
 from cl.records import Comparison, Decision, Message, Reviewed, State, Version
 from cl.rules import verdicts
 from cl.rules.comparison import from_numbers
@@ -234,12 +235,12 @@ def pill(text: str, colour: str = "acc") -> Markup:
     return Markup(f"<span class='pill' style='--c:var(--{colour})'>{escape(text)}</span>")
 
 
-def versions(found: Sequence[Version], numbers: dict[str, dict[str, Any]]) -> str:
+def versions(found: Sequence[Version], numbers: Mapping[str, Numbers]) -> str:
     """Every version with what it had to beat and what people made of it."""
     colours = {"champion": "good", "challenger": "warn", "candidate": "acc", "retired": "mut"}
     rows = []
     for version in found:
-        seen = numbers.get(version.name, {})
+        seen = numbers.get(version.name, Numbers())
         rows.append(
             (
                 version.name,
@@ -247,9 +248,9 @@ def versions(found: Sequence[Version], numbers: dict[str, dict[str, Any]]) -> st
                 version.parent,
                 version.val_loss,
                 version.parent_val_loss,
-                seen.get("answers", 0),
-                seen.get("quality"),
-                f"{seen.get('up', 0)} / {seen.get('down', 0)}",
+                seen.answers,
+                seen.quality,
+                f"{seen.ups} / {seen.downs}",
                 version.created_at,
                 version.champion_since,
             )

@@ -30,7 +30,7 @@ _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE
 
 def fill(database: Database, rows: int, requests: int) -> ABTestManager:
     """A log of so many interactions, the last ones of them in a running experiment."""
-    manager = ABTestManager(database, ExperimentLimits(decision_mode="dry_run"), utc_now)
+    manager = ABTestManager(database, lambda: ExperimentLimits(decision_mode="dry_run"), utc_now)
     for name in ("v0001", "v0002"):
         manager.register(name, parent=BASE, run_id=None, sha256="x")
         manager.deploy_challenger(name)

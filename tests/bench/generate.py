@@ -103,7 +103,7 @@ def generate(folder: Path) -> dict[str, Any]:
     books = fake_books(folder, FakeClock())
     before, began = time.process_time(), time.monotonic()
     made = TrainingDataGenerator(
-        books.logger, FixedRehearsal(), FixedScores(), FixedDecisions(), DataLimits()
+        books.logger, FixedRehearsal(), FixedScores(), FixedDecisions(), DataLimits
     ).generate(folder / "set")
     return {
         "cpu_s": time.process_time() - before,

@@ -48,7 +48,7 @@ def test_a_test_that_goes_on_counts_what_it_saw_before_the_ledger_was_there(book
     runner = Runner(books.database, str(MIGRATIONS))
     runner.down("0004_decisions")
     runner.up()
-    again = ABTestManager(books.database, books.settings.experiment, books.clock).compare_models()
+    again = ABTestManager(books.database, books.thresholds.experiment, books.clock).compare_models()
     assert again == counted
     assert again.champion.requests + again.challenger.requests == 3
 

@@ -343,7 +343,6 @@ def goes_on_from(job: Job) -> int:
         ("checkpoint_seconds", 5.0),
         ("max_stall_minutes", 99.0),
         ("max_train_minutes", 99.0),
-        ("quiet_hours", "22:00-06:00"),
         ("train_memory_gb", 100.0),
     ],
 )

@@ -81,7 +81,8 @@ def test_a_look_of_the_past_is_worked_out_anew(house: House, page: AdminPage) ->
 def test_a_verdict_that_waits_for_a_yes_says_so(house: House, page: AdminPage) -> None:
     running_test(house)
     ab_test = house.books.ab_test
-    ab_test._limits = replace(ab_test._limits, decision_mode="approve")
+    limits = replace(ab_test._limits(), decision_mode="approve")
+    ab_test._limits = lambda: limits
     house.books.clock.skip(400)  # type: ignore[attr-defined]
     house.loop.run_iteration()
     assert "it waits for your yes" in shown(page)["load"]
