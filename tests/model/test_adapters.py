@@ -24,7 +24,7 @@ from tests.model.tiny_networks import (
     write_adapter,
 )
 
-CLOSE = 1e-4
+CLOSE = 1e-3  # rounding differs from processor to processor, by up to 1e-4 here
 LLAMA = hf.LlamaConfig(**SMALL)
 
 

@@ -50,12 +50,12 @@ def test_value_and_gradient_are_those_of_the_plain_loss(
     monkeypatch.setattr(head, "_ROWS", rows)
     found, wanted = (drawn(23, SIZE, seed=3).requires_grad_() for _ in range(2))
     losses = ours(found), theirs(wanted)
-    assert torch.allclose(*losses, rtol=1e-5)
+    assert torch.allclose(*losses, rtol=1e-4)
     for loss in losses:
         (0.3 * loss).backward()
     assert found.grad is not None
     assert wanted.grad is not None
-    assert (found.grad - wanted.grad).norm() < 1e-5 * wanted.grad.norm()
+    assert (found.grad - wanted.grad).norm() < 1e-4 * wanted.grad.norm()
     with torch.no_grad():
         assert torch.equal(ours(found), losses[0])
 

@@ -86,7 +86,7 @@ def test_gradients_are_those_of_pefts_layers(config: Any, tmp_path: Path) -> Non
     }
     assert set(named) == set(adapter.state())
     ours = gradients(model, adapter.parameters())
-    assert furthest(ours, gradients(theirs, [named[name] for name in adapter.state()])) < 1e-5
+    assert furthest(ours, gradients(theirs, [named[name] for name in adapter.state()])) < 1e-4
 
 
 @every_model
