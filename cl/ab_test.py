@@ -378,6 +378,13 @@ class ABTestManager:
             raise Refused(f"The log has {found} recent conversations; a self-test needs {needed}.")
         return self_test(observed, hours, limits, dice, tests=tests, tell=tell)
 
+    def limits_of(self, experiment_id: int) -> ExperimentLimits:
+        """What decides this experiment. Raises LookupError."""
+        experiment = Experiment.get_or_none(Experiment.id == experiment_id)
+        if experiment is None:
+            raise LookupError(f"There is no experiment {experiment_id}.")
+        return replace(self._limits_of(experiment), challenger_share=experiment.share)
+
     # -- inside ----------------------------------------------------------------------------
 
     def _in_stage(self, stage: Stage) -> Version | None:

@@ -5,11 +5,11 @@ and answer, said in another chat or next year, are decided already. Writes revie
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from peewee import Database, IntegrityError, fn
+from peewee import Database, IntegrityError, chunked, fn
 
 from cl.db import audit, candidates
 from cl.db.tables import Feedback
@@ -21,8 +21,10 @@ from cl.rules.review_order import Draw, ReviewItem
 from cl.rules.text import clean
 from cl.usage_logger import MAX_CORRECTION
 
+_PAGE = 100  # examples in one transaction
 REACH = 2000  # ratings; older ones have had their chance
 MAX_REASON = 300
+MOST_AT_ONCE = 1000  # examples excluded together
 
 
 class Changed(ValueError):
@@ -94,6 +96,31 @@ class Reviews:
         except IntegrityError:
             raise Changed("The state has changed: somebody has decided this already.") from None
 
+    def exclude_all(self, ids: Sequence[int], *, actor: str, reason: str = "") -> int:
+        """Exclude the examples of these interactions that wait for a decision. Returns how many."""
+        reason, done = _reason(reason), 0
+        for some in chunked(ids, _PAGE):
+            with self._db.atomic():
+                examples = self._waiting(candidates.by_id(some).values())
+                rows = [
+                    {
+                        "key": example.key,
+                        "decision": Decision.EXCLUDE,
+                        "interaction_id": example.interaction_id,
+                        "user": example.user,
+                        "actor": actor,
+                        "reason": reason,
+                        "at": self._now(),
+                    }
+                    for example in examples
+                ]
+                if rows:
+                    Row.insert_many(rows).on_conflict_ignore().execute()
+                    subject = f"{len(rows)} interactions from {rows[0]['interaction_id']}"
+                    audit.record(self._now(), actor, "review exclude all", subject, reason)
+                done += len(rows)
+        return done
+
     def withdraw(self, key: str, actor: str, reason: str = "") -> None:
         """Forget a decision: the example waits again. Raises LookupError when there is none."""
         reason = _reason(reason)
@@ -123,6 +150,34 @@ class Reviews:
     def example(self, interaction_id: int) -> Example | None:
         """The example of an interaction as it is now."""
         return candidates.by_id([interaction_id]).get(interaction_id)
+
+    def examples(self, ids: Sequence[int]) -> dict[int, Example]:
+        """The same of many; unknown ones are left out."""
+        return candidates.by_id(ids)
+
+    def decided_of(self, examples: Iterable[Example]) -> dict[int, Decision]:
+        """What was decided of these, by interaction; those that wait are left out."""
+        keys = {example.interaction_id: example.key for example in examples}
+        found: Any = Row.select(Row.key, Row.decision).where(Row.key.in_(list(keys.values())))
+        decided = dict(found.tuples())
+        return {id_: Decision(decided[key]) for id_, key in keys.items() if key in decided}
+
+    def undecided(self, ids: Iterable[int]) -> list[int]:
+        """Those of these interactions whose examples wait for a decision, at most MOST_AT_ONCE."""
+        found: list[int] = []
+        for some in chunked(ids, _PAGE):
+            examples = candidates.by_id(some)
+            ordered = (examples[id_] for id_ in some if id_ in examples)
+            found += [example.interaction_id for example in self._waiting(ordered)]
+            if len(found) >= MOST_AT_ONCE:
+                break
+        return found[:MOST_AT_ONCE]
+
+    def _waiting(self, examples: Iterable[Example]) -> list[Example]:
+        """Those that can be learned and that nobody has decided on, each content once."""
+        able = {e.key: e for e in examples if not review_order.learnable(e)}
+        decided = self.decided_of(able.values())
+        return [example for example in able.values() if example.interaction_id not in decided]
 
     def decided(self, limit: int = 50) -> list[tuple[Reviewed, Example | None]]:
         """The latest decisions, each with its example as it is now, to look at or to undo."""

@@ -10,7 +10,9 @@ from cl.db import digests, erasures, reports
 from cl.house import Books
 from cl.model.engine.contract import SERVING_FILE
 from cl.model.training_job import read_progress
-from cl.records import BASE, State
+from cl.records import BASE
+from cl.rules.headline import headline
+from cl.rules.phases import phase_of
 from cl.rules.triggering import erasures_text
 
 
@@ -34,7 +36,11 @@ def status_of(books: Books) -> dict[str, Any]:
         "erasures": erasures.waiting().erasures,
         "serving": _serving(books),
     }
-    return {**found, "headline": _headline(found, books.thresholds.experiment().min_test_hours)}
+    job, running, test = found["job"], found["experiment"], found["test"]
+    found["phase"] = phase_of(
+        job and job["status"], running and running["kind"], test and test["decision"]
+    )
+    return {**found, "headline": headline(found, books.thresholds.experiment().min_test_hours)}
 
 
 def _plan(books: Books) -> dict[str, Any] | None:
@@ -66,52 +72,11 @@ def _job(books: Books) -> dict[str, Any] | None:
         "trigger": run["trigger"],
         "reason": run["reason"],
         "status": run["status"],
+        "started_at": run["started_at"],
         "version": run["version"],
         "cancelling": run["cancel"],
         "progress": asdict(progress) if progress else None,
     }
-
-
-def _headline(found: dict[str, Any], hours: float) -> str:
-    """What the system does, why, and what it waits for."""
-    job, champion, challenger = found["job"], found["champion"], found["challenger"]
-    if job:
-        return f"Training run {job['id']} is at work: {_STAGES[job['status']]}. Its reason: {job['reason']}."
-    if challenger:
-        seen = (
-            found["test"]["numbers"]["text"]
-            if found["test"]
-            else f"the first look is still to come, {hours:g} hours are the least."
-        )
-        return f"Testing {challenger} against {champion}: {seen}{_waits(found['test'])}"
-    experiment = found["experiment"]
-    if experiment:
-        seen = found["test"]["numbers"]["text"] if found["test"] else "the first look is to come."
-        old, kept = experiment["champion"], 1 - experiment["share"]
-        return f"{champion} is freshly promoted and watched; {old} keeps {kept:.0%} of the conversations: {seen}"
-    if not found["interactions"]:
-        return "Nobody has written yet. The base model answers; it learns once people chat and give thumbs."
-    who = f"{champion} answers everybody" if champion else "The base model answers everybody"
-    if found["state"] == State.NEW_CHAMPION.value:
-        who += ", freshly promoted"
-    return f"{who}. {found['triggers']['reason']}"
-
-
-def _waits(test: dict[str, Any] | None) -> str:
-    """What becomes of a verdict that was not carried out."""
-    if test is None or test["decision"] == "continue":
-        return ""
-    if test["numbers"].get("mode") == "dry_run":
-        return f" The verdict is to {test['decision']}; in a dry run nothing is done."
-    return f" The verdict is to {test['decision']}: it waits for your yes."
-
-
-_STAGES = {
-    "requested": "the training set is being made",
-    "generated": "the new version is being trained",
-    "trained": "the new version stands at the gate",
-    "published": "the new version goes into traffic",
-}
 
 
 def status_text(found: dict[str, Any]) -> str:

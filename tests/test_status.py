@@ -7,7 +7,7 @@ from cl.records import State, Step
 from cl.status import status_of, status_text
 from tests.fakes import FakeClock, talk
 
-KEYS = {"state", "champion", "challenger", "interactions", "triggers", "job", "headline"}
+KEYS = {"state", "champion", "challenger", "interactions", "triggers", "job", "headline", "phase"}
 
 
 def teach(house: House) -> None:
@@ -28,9 +28,12 @@ def test_the_headline_says_what_the_system_does_and_waits_for(
 ) -> None:
     assert headline(house).startswith("Nobody has written yet.")
     talk(house, "ana", "Hello")
-    assert headline(house).startswith("The base model answers everybody. No trigger fires: 1 of 12")
+    assert headline(house).startswith(
+        "The base model answers everybody. The next training waits: 1 of 12 new interactions"
+    )
+    assert headline(house).endswith("Nothing to do.")
     teach(house)
-    assert "13 of 12 new interactions" in headline(house)
+    assert "A training begins at the next look: 13 of 12 new interactions." in headline(house)
     assert house.loop.run_iteration().step is Step.REQUESTED
     assert headline(house).startswith("Training run 1 is at work: the training set is being made.")
     house.worker.run_until_quiet()

@@ -3,14 +3,28 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from peewee import JOIN
+from peewee import JOIN, Case, fn
 
 from cl.db.digests import Numbers
-from cl.db.tables import Audit, Check, Conversation, Experiment, Feedback, Iteration, TrainingRun
+from cl.db.tables import (
+    Audit,
+    Check,
+    Conversation,
+    Due,
+    Experiment,
+    Feedback,
+    Iteration,
+    TrainingRun,
+)
 from cl.db.tables import Interaction as Row
 from cl.records import Status
+from cl.rules import lifelines
+from cl.rules.lifelines import Event
+from cl.rules.side_by_side import Seen
 
 _RECENT = 5000
 
@@ -29,12 +43,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Point:
-    """One finished answer, as the plots need it."""
+    """One answer, as the plots need it."""
 
     at: datetime
     version: str
+    status: str
     quality: float | None
     latency_s: float | None
+    first_token_s: float | None
+    tokens: int | None
     thumb: int
 
 
@@ -69,50 +86,85 @@ def _people() -> int:
 
 
 def recent_points(limit: int = _RECENT) -> list[Point]:
-    """The latest finished answers, oldest first."""
+    """The latest answers, also failed ones, oldest first."""
+    columns = (
+        Row.created_at,
+        Row.version,
+        Row.status,
+        Row.quality,
+        Row.latency_s,
+        Row.first_token_s,
+        Row.answer_tokens,
+    )
     rows: Any = (
-        Row.select(Row.created_at, Row.version, Row.quality, Row.latency_s, Feedback.thumb)
+        Row.select(*columns, Feedback.thumb)
         .join(Feedback, JOIN.LEFT_OUTER)
-        .where(Row.status == Status.COMPLETE)
+        .where(Row.status.in_((Status.COMPLETE, Status.ERROR)))
         .order_by(Row.id.desc())
         .limit(limit)
     )
     points = [
-        Point(at, version, q, latency, thumb or 0)
-        for at, version, q, latency, thumb in rows.tuples()
+        Point(at, version, status, quality, latency, first, tokens, thumb or 0)
+        for at, version, status, quality, latency, first, tokens, thumb in rows.tuples()
     ]
     return points[::-1]
 
 
-def latest_feedback(limit: int = 100) -> list[dict[str, Any]]:
-    """What people said last, with the question and the answer they said it of."""
+def online(since: datetime) -> int:
+    """People who have said something since then."""
+    users: Any = Row.select(Row.user).where(Row.created_at >= since).distinct()
+    return int(users.count())
+
+
+def answers_of(experiment_id: int, limit: int = 10_000) -> list[Seen]:
+    """The latest answers of a test, as the comparison shows them."""
+    again = Row.alias()
+    is_regenerated = fn.EXISTS(again.select(again.id).where(again.regenerates == Row.id))
     rows: Any = (
-        Feedback.select(Feedback, Row)
-        .join(Row)
-        .where((Feedback.thumb != 0) | (Feedback.correction != "") | (Feedback.comment != ""))
-        .order_by(Feedback.updated_at.desc(), Feedback.id.desc())
+        Row.select(
+            Row.arm,
+            Feedback.thumb,
+            Feedback.reasons,
+            Row.first_token_s,
+            Row.answer_tokens,
+            Case(None, ((is_regenerated, 1),), 0),
+        )
+        .join(Feedback, JOIN.LEFT_OUTER)
+        .where((Row.experiment_id == experiment_id) & (Row.status == Status.COMPLETE))
+        .order_by(Row.id.desc())
         .limit(limit)
     )
     return [
-        {
-            "at": row.updated_at,
-            "user": row.user,
-            "prompt": row.interaction.prompt,
-            "answer": row.interaction.answer,
-            "thumb": row.thumb,
-            "reasons": row.reasons,
-            "comment": row.comment,
-            "correction": row.correction,
-            "version": row.interaction.version,
-        }
-        for row in rows
+        Seen(arm, thumb or 0, tuple(reasons or ()), first, tokens, bool(again))
+        for arm, thumb, reasons, first, tokens, again in rows.tuples()
     ]
+
+
+def lives(limit: int = 400) -> list[Event]:
+    """What happened to versions, oldest first."""
+    rows: Any = Audit.select(Audit.at, Audit.action, Audit.subject, Audit.reason)
+    rows = rows.where(Audit.action.in_(lifelines.ACTIONS)).order_by(Audit.id.desc()).limit(limit)
+    return [Event(*row) for row in rows.tuples()][::-1]
 
 
 def runs(limit: int = 50) -> list[dict[str, Any]]:
     """Training runs, the newest first."""
     found: Any = TrainingRun.select().order_by(TrainingRun.id.desc()).limit(limit).dicts()
     return list(found)
+
+
+def last_ended() -> datetime | None:
+    """When the latest training or test ended."""
+    found: list[datetime | None] = [
+        table.select(fn.MAX(table.ended_at)).scalar() for table in (TrainingRun, Experiment)
+    ]
+    return max((at for at in found if at), default=None)
+
+
+def last_due(name: str) -> datetime | None:
+    """When this repeated piece of work was taken up last."""
+    row = Due.get_or_none(Due.name == name)
+    return row.last_at if row else None
 
 
 def open_run() -> dict[str, Any] | None:
@@ -127,9 +179,24 @@ def iterations(limit: int = 100) -> list[dict[str, Any]]:
     return list(found)
 
 
-def audit_trail(limit: int = 200) -> list[dict[str, Any]]:
-    found: Any = Audit.select().order_by(Audit.id.desc()).limit(limit).dicts()
-    return list(found)
+def audit_trail(
+    search: str = "", below: int | None = None, limit: int = 50
+) -> list[dict[str, Any]]:
+    """Lines of the audit trail, the newest first; those that hold the words, if any are given."""
+    found: Any = Audit.select().order_by(Audit.id.desc()).limit(limit)
+    if below is not None:
+        found = found.where(Audit.id < below)
+    if search:
+        columns = (
+            Audit.actor,
+            Audit.action,
+            Audit.subject,
+            Audit.reason,
+            Audit.before,
+            Audit.after,
+        )
+        found = found.where(reduce(or_, (column.contains(search) for column in columns)))
+    return list(found.dicts())
 
 
 def last_check() -> dict[str, Any] | None:

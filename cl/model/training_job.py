@@ -230,6 +230,22 @@ def read_losses(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in whole]
 
 
+def read_log(folder: Path, most: int) -> list[str]:
+    """The last lines of what there is to say of a training: its steps, and what the trainer printed."""
+    lines = [_step_line(row) for row in read_losses(folder)[-most:]]
+    try:
+        printed = (folder / "trainer.log").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        printed = ""
+    return [*lines, *(line for line in printed.splitlines() if line.strip())][-most:]
+
+
+def _step_line(row: dict[str, float]) -> str:
+    names = {"train": "loss", "val": "held-out loss", "kl": "KL", "drift": "drift"}
+    facts = [f"{name} {row[key]:.3f}" for key, name in names.items() if key in row]
+    return f"step {int(row['step']):>5}  {'  '.join(facts)}"
+
+
 def _end(child: "subprocess.Popen[bytes]") -> None:
     """Ask, wait, then insist."""
     if child.poll() is None:

@@ -28,6 +28,43 @@ class Plan:
     advice: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Need:
+    """Something a test must have before it may be decided."""
+
+    name: str
+    have: float
+    wanted: float
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.have / self.wanted)
+
+
+def needs(seen: Comparison, limits: ExperimentLimits) -> tuple[Need, ...]:
+    """What it takes, counted on the smaller side."""
+    arms = (seen.champion, seen.challenger)
+    found = [
+        Need("hours", seen.hours, limits.min_test_hours),
+        Need("answers", min(a.requests for a in arms), limits.min_test_samples),
+    ]
+    if limits.decision_rule == "evidence":
+        fewest = min(a.conversations for a in arms)
+        found.append(Need("conversations", fewest, limits.min_test_conversations))
+    return tuple(found)
+
+
+def hours_until_ready(seen: Comparison, limits: ExperimentLimits) -> float | None:
+    """Until all needs are met, at the traffic so far; None while that cannot be said."""
+    left = [limits.min_test_hours - seen.hours]
+    for need in needs(seen, limits)[1:]:
+        if need.have < need.wanted:
+            if not need.have or not seen.hours:
+                return None
+            left.append(seen.hours * (need.wanted - need.have) / need.have)
+    return max(0.0, *left)
+
+
 def plan(seen: Comparison, limits: ExperimentLimits) -> Plan | None:
     """None while there is too little to plan with."""
     first, second = seen.champion, seen.challenger

@@ -8,7 +8,7 @@ import pytest
 
 from cl.records import Comparison
 from cl.rules.comparison import Observations, compare
-from cl.rules.planning import days, plan
+from cl.rules.planning import days, hours_until_ready, needs, plan
 from cl.settings import ExperimentLimits
 
 LIMITS = ExperimentLimits()
@@ -80,3 +80,23 @@ def test_the_smallest_gain_found_shrinks_with_the_length_of_a_test() -> None:
 
 def test_times_in_words() -> None:
     assert [days(hours) for hours in (0.4, 47.0, 60.0)] == ["at once", "47 hours", "2.5 days"]
+
+
+def test_what_a_test_needs_is_counted_on_the_smaller_side() -> None:
+    found = needs(seen(0.1, hours=12.0), LIMITS)
+    assert [(n.name, n.have, n.wanted) for n in found] == [
+        ("hours", 12.0, 48.0),
+        ("answers", 100, 100),
+        ("conversations", 34, 30),
+    ]
+    assert [n.share for n in found] == [0.25, 1.0, 1.0]
+    assert len(needs(seen(0.1), replace(LIMITS, decision_rule="plain"))) == 2
+
+
+def test_the_time_until_a_test_may_be_decided_follows_from_its_traffic() -> None:
+    assert hours_until_ready(seen(0.1, hours=12.0), LIMITS) == 36.0
+    assert hours_until_ready(seen(0.1, hours=60.0), LIMITS) == 0.0
+    slow = replace(LIMITS, min_test_samples=400)
+    assert hours_until_ready(seen(0.1, hours=60.0), slow) == pytest.approx(180.0)
+    nothing = compare(1, ("v1", "v2"), arm(9, 0.5, 1), arm(0, 0.5, 1), 5.0, LIMITS)
+    assert hours_until_ready(nothing, LIMITS) is None
