@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cl.settings import child_environment
@@ -21,9 +21,20 @@ _PATIENCE = 120
 
 @dataclass
 class App:
-    process: "subprocess.Popen[bytes]"
+    command: list[str]
+    environment: dict[str, str]
     address: str
     log: Path
+    data: Path
+    process: "subprocess.Popen[bytes]" = field(init=False)
+
+    def start(self) -> None:
+        """Begin, or begin again after the end, and wait until the pages can be opened."""
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.environment, stdout=output, stderr=output
+            )
+        self.wait()
 
     def wait(self) -> None:
         """Until the pages can be opened."""
@@ -73,19 +84,30 @@ def running_app(data_dir: Path, **settings: str) -> Iterator[App]:
     port = free_port()
     names = {f"CL_{name.upper()}": value for name, value in settings.items()}
     environment = child_environment(CL_DATA_DIR=str(data_dir), CL_PORT=str(port), **names)
+    with _running([sys.executable, "-u", str(ROOT / "app.py")], environment, port, data_dir) as app:
+        yield app
+
+
+@contextmanager
+def running_stage(data_dir: Path, **options: object) -> Iterator[App]:
+    """The app with actors for engine and trainer: see tests/stage.py for the options."""
+    port = free_port()
+    command = [sys.executable, "-u", "-m", "tests.stage", "--data", str(data_dir)]
+    for name, value in {"port": port, **options}.items():
+        command += [f"--{name}", str(value)]
+    with _running(command, child_environment(), port, data_dir) as app:
+        yield app
+
+
+@contextmanager
+def _running(
+    command: list[str], environment: dict[str, str], port: int, data_dir: Path
+) -> Iterator[App]:
     log = data_dir.parent / f"app-{port}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-u", str(ROOT / "app.py")],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
-    app = App(process, f"http://localhost:{port}", log)
+    app = App(command, environment, f"http://localhost:{port}", log, data_dir)
     try:
-        app.wait()
+        app.start()
         yield app
     finally:
-        if process.poll() is None:
+        if app.process.poll() is None:
             app.kill()

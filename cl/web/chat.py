@@ -41,14 +41,6 @@ _EMPTY = (
     "<div class='hero'><h1>How can I help?</h1>"
     "<p>Answers can be wrong. Your thumbs and better answers teach the next version.</p></div>"
 )
-# What was typed before signing in anew. Not an output of the event: that would wipe out what a
-# quick person has typed meanwhile.
-_DRAFT_JS = """() => { const draft = sessionStorage.getItem('draft'); sessionStorage.removeItem('draft');
-  const box = draft && document.querySelector('#composer textarea');
-  if (box) { box.value = draft; box.dispatchEvent(new Event('input', {bubbles: true})); } }"""
-# The panel takes room from the chat: the answer that was just rated must not vanish behind it.
-_KEEP_IN_SIGHT_JS = """() => { const rated = document.activeElement;
-  setTimeout(() => rated?.closest('#chat') && rated.scrollIntoView({block: 'end'}), 200); }"""
 _PRIVATE = "Nothing in it is used for training. It is stored as always, and thumbs still count."
 _SUFFIX = {
     Status.STARTED: "*(still being written)*",
@@ -151,7 +143,7 @@ class ChatPage:
             raise problem(
                 "Your message could not be stored. Please tell your administrator."
             ) from None
-        waiting = _composer(submit_btn=False, stop_btn=True, **({} if instead else {"value": ""}))
+        waiting = _composer(submit_btn=False, stop_btn=True)  # its text has left it already
         messages = self._messages(self._turns(request, chat))
         listed = self.sidebar.listed(search, chat, request)
         return chat, interaction, waiting, messages, listed, *feedback.out_of_sight()
@@ -290,18 +282,14 @@ def build(house: House) -> gr.Blocks:
             told, lessons, got_it = _news_panel()
             box = _chatbot()
             panel = feedback.build(page.feedback)
-            text = _composer(
-                autofocus=True,
-                elem_id="composer",
-                max_length=house.books.settings.chat.max_message_chars,
-            )
+            text = _composer(autofocus=True, elem_id="composer")
             private = _privacy_switch()
             look.html(
                 "Enter sends, Shift+Enter adds a line, Esc stops, Ctrl+Shift+O starts a new chat.",
                 elem_id="foot",
             )
         blocks.load(page.load, None, [top, history, box, told, lessons], **look.QUIET)
-        blocks.load(None, None, None, js=_DRAFT_JS)
+        blocks.load(None, None, None, js="() => cl.draft()")
         got_it.click(page.read, None, told, **look.QUIET)
         opened = [history, conversation, box, *panel.away, private]
         history.select(page.pick, [search, conversation], opened, **look.QUIET)
@@ -315,12 +303,20 @@ def build(house: House) -> gr.Blocks:
         )
         private.input(page.learning, [private, conversation], private, **look.QUIET)
         begun = [conversation, interaction, text, box, history, *panel.away]
+        said = text.submit(
+            page.begin,
+            [text, conversation, private, search],
+            begun,
+            js="(...values) => cl.send(values.slice(0, 4))",
+            **look.QUIET,
+        )
+        said.failure(None, None, None, js="() => cl.giveBack()")
         running = [
             start.success(
                 page.answer, [conversation, interaction], box, concurrency_limit=None, **look.QUIET
             )
             for start in (
-                text.submit(page.begin, [text, conversation, private, search], begun, **look.QUIET),
+                said,
                 box.example_select(
                     page.example, [conversation, private, search], begun, **look.QUIET
                 ),
@@ -332,7 +328,7 @@ def build(house: House) -> gr.Blocks:
             event.then(page.done, conversation, [text, box], **look.QUIET)
         text.stop(page.stopped, conversation, [text, box], cancels=running, **look.QUIET)
         liked = box.like(page.thumb, conversation, panel.all, **look.QUIET)
-        liked.then(None, None, None, js=_KEEP_IN_SIGHT_JS)
+        liked.then(None, None, None, js="() => cl.keepInSight()")
     return cast(gr.Blocks, blocks)  # its context manager is untyped
 
 

@@ -60,7 +60,7 @@ class Feedback:
             )
         except (LookupError, ValueError) as refusal:
             raise problem(refusal) from None
-        gr.Success("Thank you. The next version learns from this.", duration=4)
+        gr.Success("Thank you, it is saved.", duration=4)
         return gr.Column(visible=False)
 
 
@@ -90,7 +90,7 @@ def build(handlers: Feedback) -> Panel:
         )
         better = gr.Textbox(
             label="The better answer",
-            placeholder="How it should have answered. The next version learns this.",
+            placeholder="How it should have answered",
             lines=2,
             max_lines=6,
             max_length=MAX_CORRECTION,

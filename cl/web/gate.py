@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from cl.accounts import Accounts, visitor_name
 from cl.records import User
-from cl.web import signin
+from cl.web import downloads, signin
 
 VISITOR_COOKIE = "visitor"
 _VISITOR_SECONDS = 30 * 86400
@@ -129,7 +129,7 @@ class Gate:
 
 
 def _is_there(path: str) -> bool:
-    return path in (*_PAGES, "/signout") or path.removeprefix("/admin") in _GRADIO
+    return path in (*_PAGES, *downloads.PATHS, "/signout") or path.removeprefix("/admin") in _GRADIO
 
 
 def _visitor(request: Request) -> str:

@@ -1,5 +1,6 @@
-"""What all pages share: theme, style sheet, scripts, and the header with its two tabs."""
+"""What all pages share: what lies in assets/, and the header with its two tabs."""
 
+import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,44 +12,38 @@ from cl.settings import Settings
 
 ASSETS = Path(__file__).parents[2] / "assets"
 NAME = "Staff assistant"
-STYLE = ASSETS / "style.css"
-HEAD = ASSETS / "head.html"
+STYLES = [ASSETS / "style.css", ASSETS / "gradio.css"]
 LOGO = ASSETS / "logo.svg"
 # Of every event: no name to call it by from elsewhere, no spinner over what it changes.
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-THEME = gr.themes.Base(
-    primary_hue=gr.themes.colors.teal,
-    secondary_hue=gr.themes.colors.slate,
-    neutral_hue=gr.themes.colors.slate,
-    radius_size=gr.themes.sizes.radius_md,
-    font=["ui-sans-serif", "system-ui", "Segoe UI", "Roboto", "sans-serif"],
-    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-).set(
-    body_background_fill="*neutral_50",
-    body_background_fill_dark="#0b1120",
-    block_background_fill="white",
-    block_background_fill_dark="#111a2e",
-    block_border_width="1px",
-    block_border_color="*neutral_200",
-    block_border_color_dark="#1f2b45",
-    border_color_primary_dark="#1f2b45",
-    background_fill_secondary_dark="#0f172a",
-    block_shadow="none",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_text_color="white",
-    input_border_width="1px",
-    input_border_color="*neutral_300",
-    input_border_color_dark="#334155",
-    input_background_fill="white",
-    input_background_fill_dark="#0f172a",
-)
+# A list whose buttons say what was pressed: see app.js.
+ACTS_JS = "cl.acts(element, trigger)"
 
 
-def html(value: str = "", elem_id: str | None = None) -> gr.HTML:
-    """A piece of our own markup, without Gradio's styling around it."""
-    return gr.HTML(value, elem_id=elem_id, apply_default_css=False, padding=False)
+def _theme() -> gr.themes.Base:
+    found = json.loads((ASSETS / "theme.json").read_text(encoding="utf-8"))
+    values = found.pop("set")
+    return gr.themes.Base(**found).set(**values)
+
+
+def _script() -> str:
+    texts = ((ASSETS / name).read_text(encoding="utf-8") for name in ("gradio.js", "app.js"))
+    return f"<script>{''.join(texts)}</script>"
+
+
+THEME = _theme()
+SCRIPT = _script()
+
+
+def html(value: str = "", elem_id: str | None = None, *, acts: bool = False) -> gr.HTML:
+    """A piece of our own markup, without Gradio's styling around it. `acts`: with buttons in it."""
+    return gr.HTML(
+        value,
+        elem_id=elem_id,
+        apply_default_css=False,
+        padding=False,
+        js_on_load=ACTS_JS if acts else None,
+    )
 
 
 def header(settings: Settings, user: User | None, name: str, active: str) -> str:
@@ -74,7 +69,7 @@ def header(settings: Settings, user: User | None, name: str, active: str) -> str
         f"<header class='head'><a class='brand' href='/'>{_logo()}<span>{NAME}</span></a>"
         f"<nav aria-label='Pages'>{links}</nav>{preset}"
         f"<div class='who'><b>{escape(name)}</b>"
-        f"<button type='button' onclick='switchTheme()'>Theme</button>{way_out}</div></header>"
+        f"<button type='button' onclick='cl.switchTheme()'>Theme</button>{way_out}</div></header>"
     )
 
 

@@ -1,5 +1,6 @@
 """Who is asking, and for what: every handler of a page asks here before it does anything."""
 
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -36,6 +37,15 @@ def number(value: Any) -> int | None:
     return found
 
 
+def place(value: Any) -> int:
+    """A number as the browser sends it; nonsense is 0, which is no row and the first place."""
+    try:
+        found = int(value or 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return found if 0 < found < 2**63 else 0
+
+
 def problem(reason: object) -> gr.Error:
-    """A refusal, as a message on the page."""
-    return gr.Error(str(reason), print_exception=False, duration=8)
+    """A refusal, as a message on the page, which takes what it is given for HTML."""
+    return gr.Error(escape(str(reason), quote=False), print_exception=False, duration=8)

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from cl.house import House
-from cl.web import admin, chat, look, signin
+from cl.web import admin, chat, downloads, look, signin
 from cl.web.gate import Gate
 
 
@@ -39,6 +39,7 @@ def create_app(house: House) -> FastAPI:
     app.add_api_route("/healthz", lambda: _health(house))
     app.add_api_route("/favicon.ico", lambda: FileResponse(look.LOGO, media_type="image/svg+xml"))
     app.include_router(signin.routes(house.books.accounts, in_frame=bool(settings.space)))
+    app.include_router(downloads.routes(house.books.accounts))
     _mount(app, admin.build(house), "/admin", gate.admins)  # first: "/" would swallow it
     _mount(app, chat.build(house), "/", gate.staff)
     app.middleware("http")(gate)
@@ -75,8 +76,8 @@ def _mount(
         path,
         auth_dependency=who,
         theme=look.THEME,
-        css_paths=look.STYLE,
-        head_paths=look.HEAD,
+        css_paths=look.STYLES,
+        head=look.SCRIPT,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -31,32 +31,6 @@ _LIST = f"""
 </li>{{{{/each}}}}</ul>{{{{/each}}}}
 {{{{#if value.nothing}}}}<p>{{{{value.nothing}}}}</p>{{{{/if}}}}
 </nav>"""
-# Asking back and writing a name happen in the page; the server hears what was decided.
-_JS = """
-const parts = (item) => ['.name', 'form', '.sure'].map((part) => item.querySelector(part));
-const show = (item, which) => {
-  parts(item).forEach((part, i) => { part.hidden = i !== which; });
-  item.querySelectorAll('.tool').forEach((tool) => { tool.hidden = which > 0; });
-};
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-act]');
-  if (!button) return;
-  const item = button.closest('li'), act = button.dataset.act, [name, form, sure] = parts(item);
-  if (act === 'edit') { show(item, 1); form.firstElementChild.select(); }
-  else if (act === 'ask') { show(item, 2); sure.querySelector('[data-act=keep]').focus(); }
-  else if (act === 'keep') { show(item, 0); name.focus(); }
-  else trigger('select', {id: item.dataset.id, act});
-});
-element.addEventListener('submit', (event) => {
-  event.preventDefault();
-  const item = event.target.closest('li'), title = event.target.firstElementChild.value;
-  show(item, 0);
-  trigger('select', {id: item.dataset.id, act: 'rename', title});
-});
-element.addEventListener('keydown', (event) => {
-  const item = event.key === 'Escape' && event.target.closest('li');
-  if (item) { event.stopPropagation(); show(item, 0); parts(item)[0].focus(); }
-});"""
 _OLD = "Older"
 
 
@@ -119,7 +93,7 @@ def build() -> tuple[gr.Button, gr.Textbox, gr.HTML]:
             {"groups": [], "nothing": ""},
             apply_default_css=False,
             html_template=_LIST,
-            js_on_load=_JS,
+            js_on_load="cl.history(element, trigger)",
             elem_id="hist",
         )
     return new, search, history

@@ -32,6 +32,9 @@ class StillWorker:
     def stop(self) -> None:
         self.alive = False
 
+    def wake(self) -> None:
+        """Nothing to do."""
+
     def is_alive(self) -> bool:
         return self.alive
 

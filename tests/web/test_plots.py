@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from gradio.components.plot import PlotData
 
+from cl.db.digests import Numbers
 from cl.db.reports import Point
+from cl.rules.lifelines import Span
+from cl.settings import ExperimentLimits
 from cl.web import plots
 
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
@@ -25,10 +28,26 @@ def figure(drawn: PlotData) -> dict[str, Any]:
 
 
 def points(count: int, version: str = "v0001", hours: float = 1.0) -> list[Point]:
-    return [Point(START + timedelta(hours=hours * i), version, 0.8, 2.0, 1) for i in range(count)]
+    return [
+        Point(START + timedelta(hours=hours * i), version, "complete", 0.8, 2.0, 0.5, 30, 1)
+        for i in range(count)
+    ]
 
 
-ALL = [plots.quality, plots.thumbs, plots.latency, plots.losses, plots.funnel, plots.score_history]
+ALL: list[Callable[[Any], PlotData]] = [
+    plots.quality,
+    plots.thumbs,
+    plots.latency,
+    plots.speed,
+    plots.errors,
+    plots.losses,
+    plots.funnel,
+    plots.score_history,
+    lambda nothing: plots.liked({}),
+    lambda nothing: plots.lift([], ExperimentLimits()),
+    lambda nothing: plots.lives([], START),
+    lambda nothing: plots.scores([], 0.7),
+]
 
 
 @pytest.mark.parametrize("draw", ALL)
@@ -43,8 +62,8 @@ def test_without_data_nothing_is_drawn(draw: Callable[..., PlotData]) -> None:
 
 
 def test_points_that_were_never_rated_or_scored_are_left_out() -> None:
-    bare = [Point(START, "v0001", None, None, 0)]
-    for draw in (plots.quality, plots.thumbs, plots.latency):
+    bare = [Point(START, "v0001", "complete", None, None, None, None, 0)]
+    for draw in (plots.quality, plots.thumbs, plots.latency, plots.speed):
         assert not any(trace.get("x") for trace in figure(draw(bare))["data"])
 
 
@@ -62,7 +81,10 @@ def test_each_version_has_a_line_of_its_own_name() -> None:
 
 
 def test_the_share_of_thumbs_counts_the_rated_only() -> None:
-    votes = [Point(START, "base", None, None, thumb) for thumb in (1, 1, 1, -1, 0, 0)]
+    votes = [
+        Point(START, "base", "complete", None, None, None, None, thumb)
+        for thumb in (1, 1, 1, -1, 0, 0)
+    ]
     assert figure(plots.thumbs(votes))["data"][0]["y"] == [0.75]
 
 
@@ -86,3 +108,52 @@ def test_the_funnel_tells_what_was_dropped_and_why() -> None:
     drawn = figure(plots.funnel(steps))["data"][0]
     assert (drawn["y"], drawn["x"]) == (["raw", "rated"], [9, 4])
     assert drawn["hovertext"] == ["nothing dropped", "5 no thumb"]
+
+
+def test_the_speed_of_an_answer_is_that_of_its_writing() -> None:
+    (trace,) = figure(plots.speed(points(3)))["data"]  # 30 tokens in 2.0 - 0.5 seconds
+    assert set(trace["y"]) == {20.0}
+
+
+def test_errors_are_a_share_of_all_answers() -> None:
+    statuses = ("complete", "error", "complete", "complete")
+    some = [Point(START, "base", status, None, None, None, None, 0) for status in statuses]
+    assert figure(plots.errors(some))["data"][0]["y"] == [0.25]
+
+
+def test_each_version_is_liked_by_a_share_with_its_interval() -> None:
+    numbers = {
+        "v0001": Numbers(ups=3, downs=1),
+        "base": Numbers(ups=1, downs=1),
+        "v0002": Numbers(),
+    }
+    (bars,) = figure(plots.liked({**numbers, "imported": Numbers(ups=9)}))["data"]
+    assert (bars["x"], bars["y"]) == (["base", "v0001"], [0.5, 0.75])
+    reach = zip(bars["error_y"]["arrayminus"], bars["error_y"]["array"], strict=True)
+    assert all(below > 0 and above > 0 for below, above in reach)
+
+
+def test_a_life_ends_now_or_when_it_ended() -> None:
+    now, later = START + timedelta(days=3), START + timedelta(days=1)
+    spans = [
+        Span("v0001", "service", START, later, "replaced"),
+        Span("v0002", "test", START, later, "promoted"),
+        Span("v0002", "service", later),
+    ]
+    found = {trace["name"]: trace for trace in figure(plots.lives(spans, now))["data"]}
+    assert [x and x[:10] for x in found["in service"]["x"]] == [
+        "2026-01-05",
+        "2026-01-06",
+        None,
+        "2026-01-06",
+        "2026-01-08",
+        None,
+    ]
+    assert found["promoted"]["y"] == ["v0002"]
+    assert "rolled back" not in found
+
+
+def test_the_threshold_stands_in_the_scores() -> None:
+    drawn = figure(plots.scores(points(9), 0.7))
+    assert drawn["layout"]["shapes"][0]["x0"] == 0.7
+    assert [trace["name"] for trace in drawn["data"]] == ["thumb up"]

@@ -1,18 +1,18 @@
 """The review on the Data tab: one example at a time, decided by admins only, by what they were shown."""
 
-import inspect
 import re
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from cl import lineage
+from cl.db import ratings as db_ratings
 from cl.db import reports
 from cl.db.tables import Interaction
 from cl.house import House
 from cl.records import Decision, Role
-from cl.web import panels
-from cl.web.review import ReviewTab
+from cl.web.admin import AdminPage, data
 from tests.fakes import talk
 from tests.web.pages import ADMIN, Page, Site, everything_stored
 
@@ -26,7 +26,8 @@ class Admin:
     """Somebody with the Data tab open: sends back what the page shows, as the page does."""
 
     def __init__(self, house: House, request: gr.Request = IDA) -> None:
-        self.tab = ReviewTab(house.books)
+        self.page = AdminPage(house)
+        self.tab = self.page.data.review
         self.request = request
         self.open()
 
@@ -39,6 +40,7 @@ class Admin:
             self.card,
             self.interaction,
             self.key,
+            self.was,
             self.place,
             self.reason,
             self.actions,
@@ -49,11 +51,11 @@ class Admin:
         ) = view
 
     def keep(self, reason: Any = "") -> None:
-        shown = (self.interaction, self.key, self.place)
+        shown = (self.interaction, self.key, self.was, self.place)
         self.take(self.tab.keep(*shown, reason, self.request))
 
     def exclude(self, reason: Any = "") -> None:
-        shown = (self.interaction, self.key, self.place)
+        shown = (self.interaction, self.key, self.was, self.place)
         self.take(self.tab.exclude(*shown, reason, self.request))
 
     def edit(self) -> tuple[str, str]:
@@ -62,11 +64,11 @@ class Admin:
         return prompt, answer
 
     def save(self, prompt: Any, answer: Any, reason: Any = "") -> None:
-        shown = (self.interaction, self.key, self.place, reason)
+        shown = (self.interaction, self.key, self.was, self.place, reason)
         self.take(self.tab.save(*shown, prompt, answer, self.request))
 
     def undo(self, key: Any) -> None:
-        self.take(self.tab.undo(self.place, gr.EventData(None, {"key": key}), self.request))
+        self.take(self.tab.undo(self.place, gr.EventData(None, {"name": key}), self.request))
 
 
 @pytest.fixture
@@ -84,30 +86,6 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(gr, "Warning", found.append)
     return found
-
-
-# -- who -------------------------------------------------------------------------------------
-
-
-def test_every_handler_is_refused_to_all_but_active_admins(house: House, admin: Admin) -> None:
-    accounts = house.books.accounts
-    accounts.add("staff", Role.STAFF, "system")
-    accounts.add("former", Role.ADMIN, "system")
-    accounts.set_active("former", False, "ida")
-    tab = ReviewTab(house.books)
-    methods = dict(inspect.getmembers(tab, inspect.ismethod))
-    handlers = {name: method for name, method in methods.items() if not name.startswith("_")}
-    assert {"show", "keep", "exclude", "edit", "save", "later", "back", "undo"} == set(handlers)
-    before = everything_stored()
-    for who in ("staff", "former", "visitor-0123456789ab", "stranger", "", None):
-        for handler in handlers.values():
-            fields = set(inspect.signature(handler).parameters) - {"request"}
-            values = dict.fromkeys(fields, admin.interaction) | (
-                {"key": admin.key} if "key" in fields else {}
-            )
-            with pytest.raises(gr.Error, match="Admins only"):
-                handler(**values, request=gr.Request(username=who))
-    assert everything_stored() == before
 
 
 # -- deciding ----------------------------------------------------------------------------------
@@ -169,7 +147,7 @@ def test_with_nothing_left_there_is_nothing_to_press(house: House, admin: Admin)
 def test_a_decision_is_undone_and_waits_again(house: House, admin: Admin, told: list[str]) -> None:
     number, key = admin.interaction, admin.key
     admin.exclude()
-    assert f"data-key='{key}'" in admin.decided
+    assert f"data-name='{key}'" in admin.decided
     admin.undo(key)
     assert (admin.interaction, told) == (number, [])
     assert "4 waiting, 0 kept, 0 excluded" in admin.heading
@@ -238,9 +216,9 @@ def test_forged_numbers_change_nothing(house: House, admin: Admin, told: list[st
     before = everything_stored()
     for forged in ("", None, "x", "-1", "999", 2**70, "1e5", [1], NASTY):
         with pytest.raises(gr.Error, match="There is no interaction"):
-            admin.tab.keep(forged, admin.key, 0, "", IDA)
+            admin.tab.keep(forged, admin.key, "", 0, "", IDA)
     for key in ("", None, "x", NASTY):
-        admin.tab.keep(admin.interaction, key, 0, "", IDA)
+        admin.tab.keep(admin.interaction, key, "", 0, "", IDA)
     assert len(told) == 4
     for place in ("", None, "x", "-1", "99999", 2**70, NASTY):
         admin.open(place)
@@ -281,11 +259,110 @@ def test_nothing_people_write_becomes_markup(house: House, admin: Admin) -> None
 def test_the_tab_arrives_through_the_queue(site: Site) -> None:
     talk(site.house, "ana", "Reviewed through the queue?", thumb=1)
     page = Page(site.browser(ADMIN), "/admin")
-    *_, number, key, place = page.run("show", None)[:5]
-    shown = page.run("exclude", number, key, place, "")
+    *_, number, key, was, place = page.run("open_review", None)[:6]
+    shown = page.run("exclude", number, key, was, place, "")
     assert "1 excluded" in shown[0]
-    assert "1 excluded" in page.run("undo", place, event_data={"key": "x"})[0]
-    assert "0 excluded" in page.run("undo", place, event_data={"key": key})[0]
+    assert "1 excluded" in page.run("undo", place, event_data={"name": "x"})[0]
+    assert "0 excluded" in page.run("undo", place, event_data={"name": key})[0]
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def ratings(admin: Admin, *wanted: str, below: str = "") -> tuple[list[str], str]:
+    """The questions of a page of the table, and where to look on."""
+    filters = [*wanted, "", "", "", ""][:4]
+    table, older, *_ = admin.tab.ratings.older(*filters, below, IDA)
+    return re.findall(r">(Question [^<]*)<", table), older
+
+
+def test_the_table_shows_what_was_said_filtered_and_page_by_page(
+    house: House, admin: Admin
+) -> None:
+    for number in range(40):
+        talk(house, "ben", f"Question b{number}?", thumb=1 if number % 2 else -1)
+    house.books.logger.record_feedback(44, "ben", reasons=("Incomplete",), comment="not all of it")
+    first, older = ratings(admin)
+    assert first == [f"Question b{n}?" for n in range(39, 14, -1)]
+    second, end = ratings(admin, below=older)
+    assert second == [f"Question b{n}?" for n in range(14, -1, -1)] + [
+        f"Question {n}?" for n in (3, 2, 1, 0)
+    ]
+    assert end == ""
+    assert ratings(admin, "down")[0] == [f"Question b{n}?" for n in range(38, -1, -2)]
+    assert ratings(admin, "corrected")[0] == [f"Question {n}?" for n in (3, 2, 1, 0)]
+    assert ratings(admin, "commented")[0] == ["Question b39?"]
+    assert ratings(admin, "", "", "Incomplete")[0] == ["Question b39?"]
+    assert ratings(admin, "", "", "", "v0001")[0] == []
+    assert len(ratings(admin, "", "", "", "base")[0]) == 25
+    for forged in ("nonsense", "'; drop table feedback", NASTY):
+        assert ratings(admin, forged, forged, forged)[0] == first
+
+
+def test_a_rare_filter_reaches_back_step_by_step(
+    house: House, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db_ratings, "_REACH", 10)
+    for number in range(30):
+        talk(house, "ben", f"Question b{number}?", thumb=1)
+    seen, below, pages = [], "", 0
+    while pages == 0 or below:
+        found, below = ratings(admin, "corrected", below=below)
+        seen += found
+        pages += 1
+    assert seen == [f"Question {n}?" for n in (3, 2, 1, 0)]
+    assert pages == 4  # of 34 ratings, ten at a time
+
+
+def test_any_rating_is_opened_and_a_decision_changed(house: House, admin: Admin) -> None:
+    admin.take(admin.tab.open(0, gr.EventData(None, {"name": "2"}), IDA))
+    assert "chosen by you" in admin.card
+    assert "Question 1?" in admin.card
+    admin.exclude("not this one")
+    assert ratings(admin, "", "exclude")[0] == ["Question 1?"]
+    assert ratings(admin, "", "waiting")[0] == [f"Question {n}?" for n in (3, 2, 0)]
+    admin.take(admin.tab.open(0, gr.EventData(None, {"name": "2"}), IDA))
+    assert "excluded</span>" in admin.card
+    admin.keep("it is right after all")
+    (made,) = house.books.reviews.decisions().values()
+    assert (made.decision, made.reason) == (Decision.KEEP, "it is right after all")
+    for forged in ("999", "", "x", NASTY):
+        with pytest.raises(gr.Error, match="not there any more"):
+            admin.tab.open(0, gr.EventData(None, {"name": forged}), IDA)
+
+
+def test_all_that_wait_in_the_table_are_excluded_at_once(house: House, admin: Admin) -> None:
+    admin.keep()
+    talk(house, "ben", "Not learnable?", thumb=-1)
+    page = admin.page
+    page.dialog.asked = []
+    asked = admin.tab.ratings.ask_exclude_all("corrected", "", "", "", IDA)
+    assert asked[3] == "Exclude 3 examples?"
+    with pytest.raises(gr.Error, match="Please type 3"):
+        page.dialog.confirm(*asked[1:4], "spam", "", IDA)
+    page.dialog.confirm(*asked[1:4], "spam", "3", IDA)
+    counts = house.books.reviews.counts()
+    assert (counts[Decision.KEEP], counts[Decision.EXCLUDE]) == (1, 3)
+    assert reports.audit_trail()[0]["action"] == "review exclude all"
+    for press in (
+        lambda: page.dialog.confirm(*asked[1:4], "spam", "3", IDA),
+        lambda: admin.tab.ratings.ask_exclude_all("", "", "", "", IDA),
+    ):
+        with pytest.raises(gr.Error, match="Nothing in this table waits"):
+            press()
+    assert admin.tab.after("promote", 0, IDA) == gr.skip()
+    admin.take(admin.tab.after("exclude-all", 0, IDA))
+    assert "0 waiting, 1 kept, 3 excluded" in admin.heading
+
+
+def test_the_card_tells_which_versions_learned_it(house: House, admin: Admin) -> None:
+    for _ in range(9):
+        talk(house, "ben", "Where is the key?", thumb=-1, correction="In safe 12.")
+    house.loop.request_training("ida", "to see")
+    house.worker.run_until_quiet()
+    taught = next(iter(lineage.listed_in(house.books.runs / "0001" / "data", "train")))
+    admin.take(admin.tab.open(0, gr.EventData(None, {"name": str(taught)}), IDA))
+    assert "taught v0001" in admin.card
 
 
 # -- the scorer ----------------------------------------------------------------------------------
@@ -306,12 +383,12 @@ def test_the_scorer_is_shown_with_what_it_has_and_what_it_lacks() -> None:
         "may_select": True,
         "text": NASTY,
     }
-    shown = panels.scorer(info)
+    shown = data.scorer(info)
     for text in ("s0003", "1,234", "1,000 up, 234 down", "0.710", "0.68 to 0.74", "0.141", "0.021"):
         assert text in shown
     assert "decides what is learned" in shown
     assert "<script>" not in shown
-    bare = panels.scorer(dict.fromkeys(info))
+    bare = data.scorer(dict.fromkeys(info))
     assert "decides nothing" in bare
     assert not re.search(r"None|nan", bare)
-    assert panels.scorer({}) == bare
+    assert data.scorer({}) == bare
