@@ -1,125 +1,128 @@
-"""Take the README's pictures: the real pages on a data folder that the demo left.
+"""Take pictures of every page: light and dark, on a desk and on a phone.
 
-    python -m cl demo && python -m tests.bench.screenshots --data data-demo
+    python -m tests.bench.screenshots                     the README's, into assets/screenshots
+    python -m tests.bench.screenshots --all --to DIR      all of them
 
-Signs in with a fresh link, looks at the admin page, has the model answer two questions, gives a
-thumb up and a thumb down, and opens the panel. Then somebody who taught the new version signs in.
+The real pages with three weeks of an invented company's life in the log; engine and trainer are actors
+(tests/stage.py), so that each picture can be taken again.
 """
 
 import argparse
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
-from cl.settings import child_environment
-from tests.running import ROOT, App, running_app
+from tests.running import ROOT, App, running_stage
+from tests.stage import ADMIN, STAFF
+from tests.web.browser.looking import TABS, Visit, new_context, visit, watched
 
-QUESTIONS = (
-    "Whose approval do I need before I travel for work?",
-    "Explain in one sentence what a deadline is.",
-)
-TEACHER = "ana"  # of the demo's people
-BETTER = "A deadline is the time by which something has to be done."
 PICTURES = ROOT / "assets" / "screenshots"
+README = {  # file: picture
+    "chat": "chat-feedback-light",
+    "learned": "learned-light",
+    "phone": "chat-dark-phone",
+    "admin": "admin-overview-light",
+    "admin-dark": "admin-overview-dark",
+    "data": "admin-data-light",
+    "training": "admin-training-light",
+    "confirm": "admin-confirm-light",
+}
+WAYS = [(scheme, phone) for scheme in ("light", "dark") for phone in (False, True)]
+QUESTION = "How do I reset a VPN token?"
+BETTER = "The IT help desk is at extension 4417, weekdays from 8 to 17."
 
 
-def sign_in(page: Page, app: App, data: Path, name: str = "admin", command: str = "link") -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cl", "users", command, name, "--data", str(data)],
-        cwd=ROOT,
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    link = done.stdout.strip().splitlines()[-1]
-    page.goto(app.address + link[link.index("/signin") :])
-    page.fill("#password", "correct horse battery")
-    page.click("button")
-    page.wait_for_selector("#composer textarea")
+class Photographer:
+    def __init__(
+        self, chromium: Browser, app: App, to: Path, wanted: Callable[[str], bool]
+    ) -> None:
+        self._chromium = chromium
+        self._app = app
+        self._to = to
+        self._wanted = wanted
 
+    def take(self, scheme: str, phone: bool) -> None:
+        end = f"-{scheme}{'-phone' if phone else ''}"
+        size = (390, 844) if phone else (1280, 800)
+        chat = ("chat", "chat-feedback", "learned", "chat-empty", "signin")
+        if any(self._wanted(name + end) for name in chat):
+            self._chat(size, scheme, end)
+        admin = [f"admin-{tab.lower()}{end}" for tab in (*TABS, "confirm")]
+        if any(map(self._wanted, admin)):
+            self._admin(size, scheme, end)
 
-def settle(page: Page) -> None:
-    """Until nothing moves any more."""
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(2500)
+    def _chat(self, size: tuple[int, int], scheme: str, end: str) -> None:
+        context = new_context(self._chromium, *size, scheme)
+        seen = watched(context, self._app)
+        seen.page.goto(f"{self._app.address}/signin")
+        self._shoot(seen, f"signin{end}")
+        seen.page.close()
+        seen = visit(context, self._app, STAFF)
+        seen.ready()
+        page = seen.page
+        if page.locator("#news").is_visible():
+            self._shoot(seen, f"learned{end}")
+        page.locator("#news").evaluate_all("all => all.forEach((one) => { one.hidden = true; })")
+        page.add_style_tag(content="#news { display: none !important; }")
+        self._shoot(seen, f"chat-empty{end}")
+        seen.chat(QUESTION)
+        seen.thumb("Like").click()
+        seen.chat("What is the extension of the IT help desk?")
+        self._shoot(seen, f"chat{end}")
+        seen.thumb("Dislike").click()
+        page.locator("#feedback").wait_for(state="visible")
+        page.fill("#better textarea", BETTER)
+        self._shoot(seen, f"chat-feedback{end}")
+        context.close()
 
+    def _admin(self, size: tuple[int, int], scheme: str, end: str) -> None:
+        context = new_context(self._chromium, *size, scheme)
+        seen = visit(context, self._app, ADMIN, "/admin/")
+        for tab in TABS:
+            seen.open(tab)
+            if tab == "Versions":
+                seen.page.get_by_role("button", name="What taught v0003").click()
+            self._shoot(seen, f"admin-{tab.lower()}{end}", whole=True)
+        seen.open("Overview")
+        seen.page.click("#promote")
+        expect(seen.dialog).to_be_visible()
+        self._shoot(seen, f"admin-confirm{end}")
+        context.close()
 
-def take(browser: Browser, app: App, data: Path, to: Path, *, dark: bool, phone: bool) -> None:
-    size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 800}
-    scheme = "dark" if dark else "light"
-    context = browser.new_context(locale="en-US", viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    name = f"{'-phone' if phone else ''}{'-dark' if dark else ''}"
-    sign_in(page, app, data)
-    page.goto(f"{app.address}/admin/")
-    page.wait_for_selector("#status .cards")
-    settle(page)
-    page.screenshot(path=to / f"admin{name}.png", full_page=True)
-    for tab in ("Data", "Training", "Versions", "Service", "People", "Log"):
-        shown = page.get_by_role("tab", name=tab)
-        if shown.count() and shown.first.is_visible():
-            shown.first.click()
-        else:  # on a phone the last tabs are in a menu
-            item = page.locator(".overflow-dropdown").get_by_text(tab, exact=True)
-            if not item.is_visible():
-                page.get_by_role("button", name="More tabs").click()
-            item.click()
-        settle(page)
-        page.screenshot(path=to / f"admin-{tab.lower()}{name}.png", full_page=True)
-    page.goto(app.address)
-    page.wait_for_selector("#composer textarea")
-    for number, question in enumerate(QUESTIONS):
-        page.fill("#composer textarea", question)
-        page.keyboard.press("Enter")
-        page.locator("#chat .bot.message").nth(number).wait_for()
-        page.wait_for_selector("#composer .submit-button")
-        settle(page)
-    page.locator("#chat button[aria-label='Like']").first.click()
-    settle(page)
-    page.locator("#chat button[aria-label='Dislike']").last.click()
-    page.wait_for_selector("#feedback", state="visible")
-    page.fill("#better textarea", BETTER)
-    settle(page)
-    page.screenshot(path=to / f"chat{name}.png")
-    context.close()
-
-
-def take_news(browser: Browser, app: App, data: Path, to: Path) -> None:
-    page = browser.new_page(locale="en-US", viewport={"width": 1280, "height": 800})
-    sign_in(page, app, data, TEACHER, "add")
-    page.wait_for_selector("#news")
-    settle(page)
-    page.screenshot(path=to / "learned.png")
+    def _shoot(self, seen: Visit, name: str, *, whole: bool = False) -> None:
+        if not self._wanted(name):
+            return
+        seen.settle()
+        seen.page.wait_for_timeout(600)  # a plot may still be drawn
+        if whole:
+            seen.page.evaluate("scrollTo(0, 0)")
+        seen.page.screenshot(path=self._to / f"{name}.png", full_page=whole)
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    options.add_argument("--data", type=Path, required=True, help="a folder the demo left")
+    options = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     options.add_argument("--to", type=Path, default=PICTURES, help="where the pictures go")
-    options.add_argument("--all", action="store_true", help="also dark, and on a phone")
+    options.add_argument("--all", action="store_true", help="not the README's only")
     args = options.parse_args()
     args.to.mkdir(parents=True, exist_ok=True)
-    ways = (
-        [(False, False), (True, False), (False, True), (True, True)]
-        if args.all
-        else [(False, False)]
-    )
-    with running_app(args.data.resolve(), temperature="0") as app, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
+    with TemporaryDirectory() as name, sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        for dark, phone in ways:
-            take(browser, app, args.data, args.to, dark=dark, phone=phone)
-        take_news(browser, app, args.data, args.to)
-        browser.close()
-    if args.to == PICTURES and not args.all:  # the README shows three
-        for path in PICTURES.glob("admin-*.png"):
-            path.unlink()
+        with running_stage(Path(name) / "data", history=21) as app:
+            wanted = set(README.values())
+            photographer = Photographer(
+                chromium, app, args.to, lambda name: args.all or name in wanted
+            )
+            for scheme, phone in WAYS:
+                photographer.take(scheme, phone)
+        chromium.close()
+    if not args.all:
+        for name, picture in README.items():
+            (args.to / f"{picture}.png").rename(args.to / f"{name}.png")
 
 
 if __name__ == "__main__":
