@@ -134,9 +134,11 @@ def test_the_admin_reviews_what_will_be_learned_and_a_reload_keeps_it(
     page.goto(f"{app.address}/admin/")
     page.get_by_role("tab", name="Data").click()
     card, heading = page.locator("#review-card"), page.locator("#review-heading")
+    expect(card).not_to_be_empty()
+    visit.settle()
     while "Where is file" not in card.inner_text():
         page.click("#review-later")
-        page.wait_for_timeout(500)
+        visit.settle()
     expect(card).to_contain_text(MARKUP, timeout=PATIENCE)
     excluded = card.locator(".learned").inner_text()
     page.fill("#review-reason input, #review-reason textarea", "nobody should know")
