@@ -20,11 +20,23 @@ window.cl = (() => {
 
   /* -- the message that is being written ----------------------------------------------------- */
 
-  let pressed = null, sent = '';
+  let pressed = null, sent = '', opening = null, opened = () => {};
+  /* Another chat was asked for: it is there before anything is said, lest that be said in the old one. */
+  const open = (event) => {
+    if (opening || !event.target.closest('#new-chat, #hist [data-act=open]')) return;
+    opening = new Promise((there) => { opened = there; setTimeout(there, 10000); });
+    opening.then(() => { opening = null; });
+    if (event.target.closest('#new-chat') && innerWidth >= 768) setTimeout(() => message()?.focus(), 0);
+  };
+  document.addEventListener('click', open, true);
   /* Gradio reads the box a moment after Enter: what a quick person types until then is not meant. */
   const press = (event) => {
     const isEnter = event.key === 'Enter' && !event.shiftKey && !event.isComposing;
-    if (isEnter || event.target.closest?.(GRADIO.send)) pressed = message().value;
+    if (!isEnter && !event.target.closest?.(GRADIO.send)) return;
+    if (!opening) { pressed = message().value; return; }
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    opening.then(() => one(`#composer ${GRADIO.send}`)?.click());
   };
   /* It leaves the box; what was typed behind it stays, and is the next one. */
   const send = (values) => {
@@ -249,5 +261,7 @@ window.cl = (() => {
     if (event.key === 'Escape') one(`#composer button${GRADIO.stop}`)?.click();
   });
 
-  return {acts, draft, giveBack, history, keepInSight, send, switchTheme, toTop};
+  return {
+    acts, draft, giveBack, history, keepInSight, opened: () => opened(), send, switchTheme, toTop,
+  };
 })();

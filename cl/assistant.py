@@ -62,7 +62,8 @@ class Assistant:
         `regenerates` is the interaction in whose stead this is asked, in the same words or others:
         what had followed it does not stand any more, and all of it stays in the log.
         Returns (conversation id, interaction id). Raises Unanswerable for an empty or too long
-        message and LookupError for a conversation that is not one's own, or has no such turn.
+        message and while the last one is being answered, and LookupError for a conversation that
+        is not one's own, or has no such turn.
         """
         text = clean(text).strip()
         if not text:
@@ -75,6 +76,9 @@ class Assistant:
             if conversation_id is None:
                 conversation_id = self._logger.open_conversation(user, text)
             else:
+                turns = self._logger.turns(user, conversation_id)
+                if self._writing.intersection(turn.id for turn in turns):
+                    raise Unanswerable("An answer is being written. Wait for it, or stop it.")
                 self.give_up(user, conversation_id)
             if regenerates is not None:
                 stands = standing(self._logger.turns(user, conversation_id))

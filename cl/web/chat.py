@@ -8,8 +8,8 @@ people judge answers, not versions.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from html import escape
 from typing import Any, cast
 
@@ -20,16 +20,12 @@ from cl import news
 from cl.assistant import Unanswerable
 from cl.house import House
 from cl.model.engine.contract import EngineError
-from cl.model.versions import BadVersion
 from cl.records import Interaction, Status
 from cl.web import feedback, look, sidebar
 from cl.web.rights import number, problem, who
+from cl.web.streams import Stream, Streams
 
 log = logging.getLogger(__name__)
-
-# Seconds between two updates of a growing answer. Each costs the event loop about 1 ms, so they
-# get rarer the more answers are being written at the same time.
-_PUSH_ALONE, _PUSH_EACH, _PUSH_MOST = 0.1, 0.0125, 0.5
 
 _EXAMPLES: list[Any] = [
     {"text": "What is the capital of France?"},
@@ -58,7 +54,7 @@ class ChatPage:
         self._logger = house.books.logger
         self.feedback = feedback.Feedback(house.books.logger)
         self.sidebar = sidebar.Sidebar(house)
-        self._streams = 0
+        self._streams = Streams()
 
     # -- showing ---------------------------------------------------------------------------
 
@@ -87,21 +83,30 @@ class ChatPage:
     ) -> tuple[Any, ...]:
         """Open one of one's own conversations, or do what was asked for in the list."""
         if getattr(event, "act", None) == "open":
-            chosen = number(getattr(event, "id", None))
-            turns = self._turns(request, chosen)
-            private = chosen is not None and not self._logger.may_learn(who(request), chosen)
-            listed = self.sidebar.listed(search, conversation=chosen, request=request)
-            return listed, chosen, self._messages(turns), *feedback.out_of_sight(), private
+            return self._opened(search, number(getattr(event, "id", None)), request)
         gone = self.sidebar.change(event, request)
         if gone is not None and gone == number(conversation):
-            return self.fresh(search, request)[:-1]
+            return self.fresh(search, request)
         listed = self.sidebar.listed(search, conversation, request)
-        return listed, *(gr.skip() for _ in range(5))
+        return listed, *(gr.skip() for _ in range(6))
 
     def fresh(self, search: str, request: gr.Request) -> tuple[Any, ...]:
         """An empty conversation; it exists once something is said in it."""
-        listed, messages = self.sidebar.listed(search, None, request), self._messages([])
-        return listed, None, messages, *feedback.out_of_sight(), False, _composer(value="")
+        return self._opened(search, None, request)
+
+    def _opened(self, search: str, chat: int | None, request: gr.Request) -> tuple[Any, ...]:
+        try:
+            private = chat is not None and not self._logger.may_learn(who(request), chat)
+        except LookupError as refusal:
+            raise problem(refusal) from None
+        self._streams.show(request, chat)
+        listed = self.sidebar.listed(search, chat, request)
+        is_written = self._streams.is_written(request, chat)
+        turns = self._turns(request, chat)
+        if turns and turns[-1].status is not Status.STARTED:
+            is_written = False  # its answer ended while it was read
+        composer = _composer(submit_btn=not is_written, stop_btn=is_written)
+        return listed, chat, self._messages(turns), *feedback.out_of_sight(), private, composer
 
     def learning(self, private: bool, conversation: str | None, request: gr.Request) -> bool:
         """Store whether this chat may be learned from; a new one is told when it begins."""
@@ -143,6 +148,7 @@ class ChatPage:
             raise problem(
                 "Your message could not be stored. Please tell your administrator."
             ) from None
+        self._streams.show(request, chat)
         waiting = _composer(submit_btn=False, stop_btn=True)  # its text has left it already
         messages = self._messages(self._turns(request, chat))
         listed = self.sidebar.listed(search, chat, request)
@@ -175,54 +181,73 @@ class ChatPage:
 
     async def answer(
         self, conversation: str, interaction: str, request: gr.Request
-    ) -> AsyncIterator[Any]:
-        """Write the answer, pushing it to the page as it grows; its row is finished in any case."""
-        name, chat, mine = who(request), number(conversation), number(interaction)
+    ) -> AsyncIterator[tuple[Any, Any]]:
+        """Write the answer, pushing it to the page as it grows while the page shows its chat.
+
+        Its row is finished in any case. At the end comes what is stored, however it ended.
+        """
+        chat, mine = number(conversation), number(interaction)
         if chat is None or mine is None:
             raise problem("Open a conversation first.")
-        turns = self._turns(request, chat)
-        shown = _to_messages([turn for turn in turns if turn.id < mine])
-        asked = next((turn.prompt for turn in turns if turn.id == mine), "")
-        shown.append({"role": "user", "content": asked})
-        written, pushed = "", 0.0
-        if not self._house.engine.loaded():
-            yield [*shown, {"role": "assistant", "content": "*The model is being loaded...*"}]
-        try:
-            stream = self._house.assistant.answer(name, chat, mine)
-            with self._counted():
-                async with aclosing(stream) as pieces:
-                    async for piece in pieces:
-                        written = piece.text if piece.anew else written + piece.text
-                        if piece.place:
-                            yield [*shown, {"role": "assistant", "content": _queued(piece.place)}]
-                        elif time.monotonic() - pushed > self._push_seconds():
-                            pushed = time.monotonic()
-                            yield [*shown, {"role": "assistant", "content": written}]
-        except (EngineError, LookupError) as refusal:
-            raise problem(refusal) from None
-        except BadVersion:
-            log.exception("a version in traffic is not whole")
-            raise problem("The answer failed. Please tell your administrator.") from None
-
-    def done(self, conversation: str | None, request: gr.Request) -> tuple[Any, Any]:
-        """However the answer ended: show what is stored, and take the next message."""
-        chat = number(conversation)
-        if chat is not None:
+        before, refusal = self._before(request, chat, mine), None
+        with self._streams.running(request, chat) as stream:
             try:
-                self._house.assistant.give_up(who(request), chat)
-            except LookupError as refusal:
-                raise problem(refusal) from None
+                async with aclosing(self._growing(stream, mine)) as texts:
+                    async for text in texts:
+                        if self._streams.is_shown(stream):
+                            yield gr.skip(), [*before, {"role": "assistant", "content": text}]
+            except (EngineError, LookupError) as found:
+                refusal = problem(found)
+            except Exception:
+                log.exception("an answer failed")
+                refusal = problem("The answer failed. Please tell your administrator.")
+        if self._streams.is_shown(stream):
+            yield self._rest(request, chat)
+        yield gr.skip(), gr.skip()  # Gradio sends the last once more, whatever is shown by then
+        if refusal:
+            raise refusal
+
+    async def _growing(self, stream: Stream, mine: int) -> AsyncGenerator[str, None]:
+        """What stands in the place of the answer, as often as it is worth pushing."""
+        if not self._house.engine.loaded():
+            yield "*The model is being loaded...*"
+        written, pushed = "", 0.0
+        pieces = self._house.assistant.answer(stream.page[0], stream.chat, mine)
+        async with aclosing(stream.until_stopped(pieces)) as heard:
+            async for piece in heard:
+                written = piece.text if piece.anew else written + piece.text
+                if piece.place:
+                    yield _queued(piece.place)
+                elif time.monotonic() - pushed > self._streams.push_seconds():
+                    pushed = time.monotonic()
+                    yield written
+
+    def _before(self, request: gr.Request, chat: int, mine: int) -> list[Any]:
+        """What stands above an answer: earlier turns, and what it answers."""
         turns = self._turns(request, chat)
-        return _composer(submit_btn=True, stop_btn=False), self._messages(turns)
+        asked = next((turn.prompt for turn in turns if turn.id == mine), "")
+        return [
+            *_to_messages([turn for turn in turns if turn.id < mine]),
+            {"role": "user", "content": asked},
+        ]
 
     async def stopped(self, conversation: str | None, request: gr.Request) -> tuple[Any, Any]:
-        """The same after Stop: the row is being finished at this moment."""
+        """Stop was pressed: end the answer, and show what there is of it."""
+        chat = number(conversation)
         for _ in range(20):
-            turns = self._turns(request, number(conversation))
+            turns = self._turns(request, chat)
             if not turns or turns[-1].status is not Status.STARTED:
                 break
+            self._streams.stop(request, chat)
             await asyncio.sleep(0.05)
-        return self.done(conversation, request)
+        if chat is not None:
+            self._house.assistant.give_up(who(request), chat)
+        return self._rest(request, chat)
+
+    def _rest(self, request: gr.Request, chat: int | None) -> tuple[Any, Any]:
+        """Nothing is being written: what is stored, and a place for the next message."""
+        turns = self._turns(request, chat)
+        return _composer(submit_btn=True, stop_btn=False), self._messages(turns)
 
     # -- feedback --------------------------------------------------------------------------
 
@@ -234,18 +259,6 @@ class ChatPage:
         return self.feedback.thumb(turn, event, request)
 
     # -- inside ----------------------------------------------------------------------------
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """An answer that is being pushed to a page; all handlers share one thread."""
-        self._streams += 1
-        try:
-            yield
-        finally:
-            self._streams -= 1
-
-    def _push_seconds(self) -> float:
-        return min(_PUSH_MOST, max(_PUSH_ALONE, _PUSH_EACH * self._streams))
 
     def _pick(self, conversation: str | None, index: Any, request: gr.Request) -> Interaction:
         """The interaction behind a message of the page: every turn shows exactly two messages."""
@@ -291,9 +304,12 @@ def build(house: House) -> gr.Blocks:
         blocks.load(page.load, None, [top, history, box, told, lessons], **look.QUIET)
         blocks.load(None, None, None, js="() => cl.draft()")
         got_it.click(page.read, None, told, **look.QUIET)
-        opened = [history, conversation, box, *panel.away, private]
-        history.select(page.pick, [search, conversation], opened, **look.QUIET)
-        new.click(page.fresh, search, [*opened, text], **look.QUIET)
+        opened = [history, conversation, box, *panel.away, private, text]
+        for opening in (
+            history.select(page.pick, [search, conversation], opened, **look.QUIET),
+            new.click(page.fresh, search, opened, **look.QUIET),
+        ):
+            opening.then(None, None, None, js="() => cl.opened()")
         search.change(  # its input event does not tell of what was deleted
             page.sidebar.listed,
             [search, conversation],
@@ -311,22 +327,21 @@ def build(house: House) -> gr.Blocks:
             **look.QUIET,
         )
         said.failure(None, None, None, js="() => cl.giveBack()")
-        running = [
+        for start in (
+            said,
+            box.example_select(page.example, [conversation, private, search], begun, **look.QUIET),
+            box.retry(page.again, [conversation, search], begun, **look.QUIET),
+            box.edit(page.edit, [conversation, search], begun, **look.QUIET),
+        ):
             start.success(
-                page.answer, [conversation, interaction], box, concurrency_limit=None, **look.QUIET
+                page.answer,
+                [conversation, interaction],
+                [text, box],
+                trigger_mode="multiple",  # one chat may be asked while another is answered
+                concurrency_limit=None,
+                **look.QUIET,
             )
-            for start in (
-                said,
-                box.example_select(
-                    page.example, [conversation, private, search], begun, **look.QUIET
-                ),
-                box.retry(page.again, [conversation, search], begun, **look.QUIET),
-                box.edit(page.edit, [conversation, search], begun, **look.QUIET),
-            )
-        ]
-        for event in running:
-            event.then(page.done, conversation, [text, box], **look.QUIET)
-        text.stop(page.stopped, conversation, [text, box], cancels=running, **look.QUIET)
+        text.stop(page.stopped, conversation, [text, box], **look.QUIET)
         liked = box.like(page.thumb, conversation, panel.all, **look.QUIET)
         liked.then(None, None, None, js="() => cl.keepInSight()")
     return cast(gr.Blocks, blocks)  # its context manager is untyped

@@ -109,7 +109,11 @@ class Page:
         """Say something. Returns ids of conversation and interaction, and the messages shown."""
         number, interaction, *_ = self.run("begin", text, conversation, False, "")
         self.run("answer", number, interaction)
-        return number, interaction, self.run("done", number)[1]["value"]
+        return number, interaction, self.open(number)[2]["value"]
+
+    def open(self, conversation: str) -> list[Any]:
+        """Choose a chat in the list."""
+        return self.run("pick", "", None, event_data={"id": conversation, "act": "open"})
 
 
 def _end(messages: list[dict[str, Any]]) -> dict[str, Any]:

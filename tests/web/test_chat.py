@@ -45,7 +45,7 @@ class Person:
 
         async def listen() -> list[Any]:
             pushes = self.page.answer(conversation, interaction, self.request)
-            return [messages async for messages in pushes]
+            return [messages async for _, messages in pushes if messages != gr.skip()]
 
         return asyncio.run(listen())
 
@@ -54,9 +54,24 @@ class Person:
 
         async def listen() -> tuple[list[Any], Any]:
             pushes = self.page.answer(conversation, interaction, self.request)
-            heard = await anext(pushes)
-            await pushes.aclose()
-            return heard, (await self.page.stopped(conversation, self.request))[1]
+            heard = (await anext(pushes))[1]
+            pressed = asyncio.ensure_future(self.page.stopped(conversation, self.request))
+            shown = [messages async for _, messages in pushes if messages != gr.skip()]
+            assert texts(shown[-1]) == texts((await pressed)[1])
+            return heard, shown[-1]
+
+        return asyncio.run(listen())
+
+    def leave(self, conversation: Any, interaction: Any, *, back: bool) -> list[list[str]]:
+        """Hear the first words, begin a new chat; `back`: and return. Returns what is pushed then."""
+
+        async def listen() -> list[list[str]]:
+            pushes = self.page.answer(conversation, interaction, self.request)
+            await anext(pushes)
+            self.page.fresh("", self.request)
+            if back:
+                self.open(conversation)
+            return [texts(box) async for _, box in pushes if box != gr.skip()]
 
         return asyncio.run(listen())
 
@@ -118,7 +133,10 @@ def ben(house: House) -> Person:
     return Person(house, "ben")
 
 
-def texts(box: gr.Chatbot) -> list[str]:
+def texts(box: Any) -> list[str]:
+    """What the conversation says: all of it at the end, or as it is while an answer grows."""
+    if isinstance(box, list):
+        return [message["content"] for message in box]
     return [message["content"][0]["text"] for message in box.value]
 
 
@@ -140,10 +158,7 @@ def test_a_message_is_answered_shown_and_logged(house: House, ana: Person) -> No
     )
     assert logged.answer.strip() == DONT_KNOW
     assert heard[0][0] == {"role": "user", "content": "Who approves travel?"}
-    assert texts(ana.page.done(conversation, ana.request)[1]) == [
-        "Who approves travel?",
-        logged.answer,
-    ]
+    assert texts(heard[-1]) == ana.sees(conversation) == ["Who approves travel?", logged.answer]
 
 
 def test_a_second_message_goes_on_in_the_same_conversation(house: House, ana: Person) -> None:
@@ -211,8 +226,41 @@ def test_stopping_keeps_the_text_so_far(house: House, ana: Person) -> None:
     ids = ana.begin("hello")
     heard, shown = ana.stop(*ids)
     assert row(house, ids[1]).status is Status.CANCELLED
-    assert row(house, ids[1]).answer == heard[1]["content"] == "That "
-    assert texts(shown) == ["hello", "That \n\n*(stopped)*"]
+    written = row(house, ids[1]).answer
+    assert heard[1]["content"] == "That "
+    assert written.startswith("That ")
+    assert len(written) < len(DONT_KNOW)
+    assert texts(shown) == ["hello", f"{written}\n\n*(stopped)*"]
+
+
+def test_who_opens_another_chat_sees_nothing_of_the_answer_until_they_return(
+    house: House, ana: Person
+) -> None:
+    house.engine.ensure("base")
+    for back in (False, True):
+        ids = ana.begin("hello")
+        pushed = ana.leave(*ids, back=back)
+        assert row(house, ids[1]).answer.strip() == DONT_KNOW
+        assert pushed[-1:] == ([["hello", row(house, ids[1]).answer]] if back else [])
+
+
+def test_the_way_to_stop_an_answer_is_in_its_own_chat_alone(house: House, ana: Person) -> None:
+    house.engine.ensure("base")
+    other = ana.say("before")[0]
+    ids = ana.begin("hello")
+
+    async def look() -> list[tuple[bool, bool]]:
+        pushes = ana.page.answer(*ids, ana.request)
+        await anext(pushes)
+        shown = [ana.open(chat)[6] for chat in (other, None, ids[0])]
+        with pytest.raises(gr.Error, match="is being written"):
+            ana.begin("and another thing", ids[0])
+        ana.begin("elsewhere it can be asked", other)
+        [_ async for _ in pushes]
+        return [(box.submit_btn, box.stop_btn) for box in (*shown, ana.open(ids[0])[6])]
+
+    writes, rests = (False, True), (True, False)
+    assert asyncio.run(look()) == [rests, rests, writes, rests]
 
 
 # -- thumbs and better answers ---------------------------------------------------------------
@@ -383,7 +431,7 @@ def test_a_deleted_chat_is_gone_for_its_owner_and_nothing_is_learned_from_it(
     ana.rate(gone, True)
     listed, *others = ana.choose(gone, "delete", open_=kept)
     assert [i["title"] for group in listed["groups"] for i in group["items"]] == ["kept"]
-    assert others == [gr.skip()] * 5  # what is open stays open
+    assert others == [gr.skip()] * 6  # what is open stays open
     assert ana.titles("gone") == []
     for use in USES.values():
         with pytest.raises(gr.Error, match="You have no"):
@@ -518,7 +566,6 @@ USES: dict[str, Callable[[Person, Any], object]] = {
     "edit": lambda who, number: who.edit(number, "mine now"),
     "begin": lambda who, number: who.begin("mine now", number),
     "answer": lambda who, number: who.hear(number, "1"),
-    "done": lambda who, number: who.page.done(number, who.request),
     "stopped": lambda who, number: asyncio.run(who.page.stopped(number, who.request)),
     "thumb": lambda who, number: who.rate(number, True),
     "say_more": lambda who, number: who.more(number, better="mine now"),
@@ -561,7 +608,7 @@ def test_an_id_that_is_not_ones_own_is_refused_and_changes_nothing(
 
 def test_a_message_whose_answer_never_began_is_closed_and_can_be_asked_again(ana: Person) -> None:
     number, _, *_ = ana.page.begin("hello", None, False, "", ana.request)
-    ana.page.done(number, ana.request)
+    asyncio.run(ana.page.stopped(number, ana.request))
     (turn,) = ana.page._turns(ana.request, number)
     assert turn.status is Status.CANCELLED
 
@@ -607,7 +654,7 @@ def test_the_page_is_wired_from_message_to_better_answer(site: Site) -> None:
     change = {"index": 0, "previous_value": "Who repairs chairs?", "value": "Who cooks?"}
     number, other, *_ = page.run("edit", conversation, "", event_data=change)
     page.run("answer", number, other)
-    shown = page.run("done", number)[1]["value"]
+    shown = page.open(number)[2]["value"]
     assert [m["content"][0]["text"].strip() for m in shown] == ["Who cooks?", DONT_KNOW]
     assert (
         page.run("pick", "", conversation, event_data={**chosen, "act": "delete"})[2]["value"] == []
@@ -629,7 +676,7 @@ def test_another_persons_ids_are_refused_over_the_queue_too(site: Site) -> None:
         thief.refusal("again", conversation, "", event_data={"index": 0, "value": "private"}),
         thief.refusal("begin", "mine now", conversation, False, ""),
         thief.refusal("answer", conversation, interaction),
-        thief.refusal("done", conversation),
+        thief.refusal("stopped", conversation),
         thief.refusal("thumb", conversation, event_data=click),
         thief.refusal("say_more", interaction, [], "", "mine now"),
     ]
@@ -675,7 +722,7 @@ def test_people_are_never_told_which_version_answers(site_with_a_test: Site) -> 
             break
     opened = {"id": number, "act": "open"}
     seen += map(json.dumps, page.messages("pick", "", None, event_data=opened))
-    seen += map(json.dumps, [page.config, page.messages("load"), page.messages("done", number)])
+    seen += map(json.dumps, [page.config, page.messages("load"), page.messages("stopped", number)])
     assert arms == {"champion", "challenger"}
     assert "says a version" in "".join(seen)
     assert not re.search(r"v800\d|champion|challenger|experiment", "".join(seen))

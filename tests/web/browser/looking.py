@@ -119,6 +119,10 @@ class Visit:
         )
         expect(thumbs).to_have_count(said + 1)
 
+    def new_chat(self) -> None:
+        self.page.click("#new-chat")
+        expect(self.page.locator("#chat .user.message")).to_have_count(0)
+
     def thumb(self, name: str) -> Locator:
         return self.page.locator(f"#chat button[aria-label='{name}']:visible").last
 

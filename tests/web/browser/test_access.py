@@ -138,7 +138,7 @@ def test_staff_are_never_told_which_version_answers(lived: App, open_page: Open)
     visit.page.evaluate(OVERHEAR)
     for _ in range(3):
         visit.chat("Who approves travel expenses?")
-        visit.page.click("#new-chat")
+        visit.new_chat()
     visit.page.locator("#hist .name").first.click()
     visit.page.wait_for_timeout(500)
     told = [visit.page.content(), visit.page.request.get(f"{lived.address}/config").text()]

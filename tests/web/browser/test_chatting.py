@@ -10,6 +10,10 @@ from tests.web.browser.looking import MARKUP, Visit, eventually, rows
 
 Open = Callable[..., Visit]
 
+# A network that takes its time.
+SLOW = """() => { const before = window.fetch; window.fetch = async (...asked) => {
+  await new Promise((go) => setTimeout(go, 300)); return before(...asked); }; }"""
+
 
 def test_an_answer_grows_is_stopped_and_what_was_written_stays(stage: App, open_page: Open) -> None:
     visit = open_page(stage, STAFF)
@@ -31,7 +35,7 @@ def test_an_answer_grows_is_stopped_and_what_was_written_stays(stage: App, open_
     query = "SELECT status, answer FROM interaction WHERE prompt = 'Tell me a story'"
     ((status, answer),) = rows(stage, query)
     assert status == "cancelled"
-    assert stopped.startswith(answer[:100])
+    assert stopped.startswith(answer.strip()[:100])
     visit.page.reload()
     visit.page.locator("#hist .name").first.click()
     expect(visit.answer).to_have_text(stopped)
@@ -46,6 +50,48 @@ def test_what_is_typed_right_after_enter_is_the_next_message(stage: App, open_pa
     expect(visit.page.locator("#chat .user.message")).to_have_text(["A code, please"])
     expect(visit.thumb("Like")).to_be_visible()
     expect(visit.box).to_have_value("One more thing")
+
+
+def test_what_is_asked_right_after_new_chat_is_asked_there(stage: App, open_page: Open) -> None:
+    visit, asked = open_page(stage, OTHER), "#chat .user.message"
+    visit.chat("A code in the first chat")
+    visit.page.evaluate(SLOW)
+    visit.page.click("#new-chat")
+    visit.page.keyboard.type("A table in the second")
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator(asked)).to_have_text(["A table in the second"])
+    expect(visit.thumb("Like")).to_be_visible()
+    visit.page.locator("#hist .name", has_text="A code in the first chat").click()
+    visit.box.fill("One more thing in the first")
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator(asked)).to_have_text(
+        ["A code in the first chat", "One more thing in the first"]
+    )
+    expect(visit.thumb("Like")).to_be_visible()
+
+
+def test_an_answer_is_written_on_while_another_chat_is_open(stage: App, open_page: Open) -> None:
+    visit, stop = open_page(stage, OTHER), "#composer .stop-button"
+    visit.ask("Begin a story")
+    expect(visit.answer).to_contain_text("word3")
+    visit.new_chat()
+    visit.chat("A code meanwhile")  # its own answer, and nothing of the story
+    visit.page.locator("#hist .name", has_text="Begin a story").click()
+    expect(visit.page.locator("#chat .user.message")).to_have_text(["Begin a story"])
+    lengths: set[int] = set()
+    while len(lengths) < 3:
+        lengths.add(len(visit.answer.inner_text()))
+    visit.box.fill("Not yet")
+    visit.page.keyboard.press("Enter")
+    visit.toast("An answer is being written. Wait for it, or stop it.")
+    expect(visit.box).to_have_value("Not yet")
+    visit.page.click(stop)
+    expect(visit.answer).to_contain_text("(stopped)")
+    visit.page.locator("#hist .name", has_text="A code meanwhile").click()
+    expect(visit.page.locator("#chat .user.message")).to_have_text(["A code meanwhile"])
+    visit.settle()
+    expect(visit.page.locator("#chat .user.message")).to_have_text(["A code meanwhile"])
+    expect(visit.page.locator(stop)).to_have_count(0)
 
 
 def test_what_cannot_be_sent_says_why_and_stays_in_the_box(stage: App, open_page: Open) -> None:
@@ -97,8 +143,7 @@ def test_what_was_renamed_deleted_edited_and_asked_again_is_so_after_a_reload(
     visit = open_page(stage, OTHER)
     names, asked = visit.page.locator("#hist .name"), visit.page.locator("#chat .user.message")
     visit.chat("A code to be deleted")
-    visit.page.click("#new-chat")
-    expect(asked).to_have_count(0)
+    visit.new_chat()
     visit.chat("A code to be renamed")
     visit.chat("A table to be asked again")
     visit.page.locator("#chat button[aria-label='Retry']").click()
