@@ -20,13 +20,18 @@ window.cl = (() => {
 
   /* -- the message that is being written ----------------------------------------------------- */
 
-  let pressed = null, sent = '', opening = null, opened = () => {};
+  let pressed = null, sent = '', opening = null, isHeld = false;
   /* Another chat was asked for: it is there before anything is said, lest that be said in the old one. */
   const open = (event) => {
     if (opening || !event.target.closest('#new-chat, #hist [data-act=open]')) return;
-    opening = new Promise((there) => { opened = there; setTimeout(there, 10000); });
-    opening.then(() => { opening = null; });
+    opening = setTimeout(opened, 10000);
     if (event.target.closest('#new-chat') && innerWidth >= 768) setTimeout(() => message()?.focus(), 0);
+  };
+  const opened = () => {
+    clearTimeout(opening);
+    opening = null;
+    if (isHeld) one(`#composer ${GRADIO.send}`)?.click();
+    isHeld = false;
   };
   document.addEventListener('click', open, true);
   /* Gradio reads the box a moment after Enter: what a quick person types until then is not meant. */
@@ -36,7 +41,7 @@ window.cl = (() => {
     if (!opening) { pressed = message().value; return; }
     event.preventDefault();
     event.stopImmediatePropagation();
-    opening.then(() => one(`#composer ${GRADIO.send}`)?.click());
+    isHeld = true;
   };
   /* It leaves the box; what was typed behind it stays, and is the next one. */
   const send = (values) => {
@@ -261,7 +266,5 @@ window.cl = (() => {
     if (event.key === 'Escape') one(`#composer button${GRADIO.stop}`)?.click();
   });
 
-  return {
-    acts, draft, giveBack, history, keepInSight, opened: () => opened(), send, switchTheme, toTop,
-  };
+  return {acts, draft, giveBack, history, keepInSight, opened, send, switchTheme, toTop};
 })();

@@ -59,8 +59,10 @@ def test_what_is_asked_right_after_new_chat_is_asked_there(stage: App, open_page
     visit.page.click("#new-chat")
     visit.page.keyboard.type("A table in the second")
     visit.page.keyboard.press("Enter")
+    visit.page.keyboard.press("Enter")  # impatient; it is sent once
     expect(visit.page.locator(asked)).to_have_text(["A table in the second"])
     expect(visit.thumb("Like")).to_be_visible()
+    expect(visit.page.locator("[data-testid=toast-body]")).to_have_count(0)
     visit.page.locator("#hist .name", has_text="A code in the first chat").click()
     visit.box.fill("One more thing in the first")
     visit.page.keyboard.press("Enter")
